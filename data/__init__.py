@@ -1,0 +1,1 @@
+"""Files and episodes in, batches out. NumPy only."""

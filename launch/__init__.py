@@ -1,0 +1,1 @@
+"""The programs: the only place with flags, files, clocks and printing."""
