@@ -1,0 +1,116 @@
+"""The Blockwise Parallel Transformer layer (arXiv 2305.19370), and the two systems its paper compares it with."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from agent.attention import (
+    SAVED,
+    Visibility,
+    blockwise_attention,
+    dense_attention,
+    dropout,
+    fused_attention,
+    scramble,
+)
+
+SYSTEMS = ("vanilla", "memory_efficient", "bpt")
+
+# Where in a layer a dropout stands: each has its own random bits.
+_ATTENTION, _AFTER_ATTENTION, _AFTER_FEED_FORWARD = 1, 2, 3
+
+
+class LayerWeights(NamedTuple):
+    """One pre-norm transformer layer; float32."""
+
+    norm1_scale: Array  # [E]
+    norm1_bias: Array  # [E]
+    qkv: Array  # [E, 3, H, D]
+    out: Array  # [H, D, E]
+    norm2_scale: Array  # [E]
+    norm2_bias: Array  # [E]
+    ffn_in: Array  # [E, F]
+    ffn_in_bias: Array  # [F]
+    ffn_out: Array  # [F, E]
+    ffn_out_bias: Array  # [E]
+
+
+def init_layer(key: Array, width: int, heads: int, ffn_width: int, depth: int) -> LayerWeights:
+    """GPT-2's initialisation, its 0.02 being 1 / sqrt(E) at other widths: normal weights, zero biases, and the
+    two projections that write to the residual stream scaled by 1 / sqrt(2 * depth).
+
+    Args:
+      heads: H, a divisor of width.
+      depth: layers in the network.
+    """
+    qkv_key, out_key, in_key, ffn_key = jax.random.split(key, 4)
+    residual = (2 * depth) ** -0.5
+    head = width // heads
+    return LayerWeights(
+        norm1_scale=jnp.ones(width),
+        norm1_bias=jnp.zeros(width),
+        qkv=jax.random.normal(qkv_key, (width, 3, heads, head)) * width**-0.5,
+        out=jax.random.normal(out_key, (heads, head, width)) * residual * width**-0.5,
+        norm2_scale=jnp.ones(width),
+        norm2_bias=jnp.zeros(width),
+        ffn_in=jax.random.normal(in_key, (width, ffn_width)) * width**-0.5,
+        ffn_in_bias=jnp.zeros(ffn_width),
+        ffn_out=jax.random.normal(ffn_key, (ffn_width, width)) * residual * ffn_width**-0.5,
+        ffn_out_bias=jnp.zeros(width),
+    )
+
+
+def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
+    """[..., E] -> [..., E], in float32 inside, as x outside."""
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return (normed * scale.reshape(shape) + bias.reshape(shape)).astype(x.dtype)
+
+
+def project(weights: LayerWeights, x: Array) -> tuple[Array, Array, Array]:
+    """[B, Q, E] -> queries, keys and values, [B, Q, H, D] each."""
+    normed = layer_norm(x, weights.norm1_scale, weights.norm1_bias)
+    qkv = jnp.einsum("bqe,ethd->bqthd", normed, weights.qkv.astype(x.dtype))
+    return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+
+
+def feed_forward(
+    weights: LayerWeights,
+    x: Array,
+    attended: Array,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_seed: Array | None = None,
+    first: Array | int = 0,
+) -> Array:
+    """[B, Q, E], [B, Q, H, D] -> [B, Q, E]: the rest of the layer, token by token.
+
+    h = x + out(attended); h + ffn_out(gelu(ffn_in(norm(h)))), with the tanh form of GELU.
+
+    Args:
+      first: position of x[:, 0] in its row, for dropout.
+    """
+    dtype = x.dtype
+    h = jnp.einsum("bqhd,hde->bqe", attended, weights.out.astype(dtype))
+    x = x + dropout(h, dropout_rate, _site(dropout_seed, _AFTER_ATTENTION), first)
+    h = layer_norm(x, weights.norm2_scale, weights.norm2_bias)
+    h = jnp.einsum("bqe,ef->bqf", h, weights.ffn_in.astype(dtype))
+    h = jax.nn.gelu(h + weights.ffn_in_bias.astype(dtype)[None, None], approximate=True)
+    h = jnp.einsum("bqf,fe->bqe", h, weights.ffn_out.astype(dtype))
+    h = h + weights.ffn_out_bias.astype(dtype)[None, None]
+    return x + dropout(h, dropout_rate, _site(dropout_seed, _AFTER_FEED_FORWARD), first)
+
+
+def _site(seed: Array | None, site: int) -> Array | None:
+    return None if seed is None else scramble(seed, jnp.uint32(site))
+
+
+def _finish(
+    rate: float, weights: LayerWeights, x: Array, attended: Array, first: Array, seed: Array
+) -> Array:
+    return feed_forward(weights, x, attended, dropout_rate=rate, dropout_seed=seed, first=first)

@@ -1,0 +1,89 @@
+"""What a model and its training are: frozen dataclasses, one default and one help line per number.
+
+launch/config_flags.py turns every field into a command-line flag of the same name.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+TOKENS = ("interleaved", "fused")
+ATTENTION = ("bpt", "memory_efficient", "vanilla")
+DTYPES = ("float32", "bfloat16")
+OPTIMIZERS = ("adamw", "muon")
+
+
+def number(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its help line and, for names, what it may be."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+def _check(config: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]) -> None:
+    for f in fields(config):
+        value, choices = getattr(config, f.name), f.metadata["choices"]
+        if choices and value not in choices:
+            raise ValueError(f"--{f.name}: expected one of {', '.join(choices)}, got {value!r}")
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"--{name}: expected a number above 0, got {getattr(config, name)}")
+    for name in not_negative:
+        if getattr(config, name) < 0:
+            raise ValueError(f"--{name}: expected 0 or more, got {getattr(config, name)}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The Agentic Transformer. Sizes default to the paper's (arXiv 2305.16554, Table 5)."""
+
+    tokens: str = number(
+        "interleaved",
+        "Token layout. interleaved: target return, observation, action, reward (4 tokens a step); "
+        "fused: one token a step with target return, observation, previous action and reward, completion.",
+        TOKENS,
+    )
+    attention: str = number(
+        "bpt",
+        "The three systems of the Blockwise Parallel Transformer paper: same numbers, other memory.",
+        ATTENTION,
+    )
+    layers: int = number(3, "Transformer layers.")
+    width: int = number(128, "Width of the residual stream.")
+    heads: int = number(1, "Attention heads; must divide the width.")
+    dropout: float = number(0.1, "Dropout on embeddings, attention, and both residual branches.")
+    block: int = number(0, "Tokens per attention block; 0 chooses by the length of a row.")
+    window: int = number(
+        0,
+        "How many of the latest steps of its own trajectory a step attends to, in training and in rollouts; 0 is all.",
+    )
+    trajs: int = number(
+        32, "Trajectories in a chain: a step attends to its own and to the trajs - 1 before it."
+    )
+    dtype: str = number(
+        "float32", "What activations are computed in; weights and statistics stay float32.", DTYPES
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, ("layers", "width", "heads", "trajs"), ("dropout", "block", "window"))
+        if self.width % self.heads:
+            raise ValueError(f"--heads: expected a divisor of --width {self.width}, got {self.heads}")
+        if self.dropout >= 1:
+            raise ValueError(f"--dropout: expected a share below 1, got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Gradient descent: linear warm-up to the learning rate, then linear decay to zero at the last update."""
+
+    optimizer: str = number(
+        "adamw", "adamw, or muon on matrices with adamw on everything else.", OPTIMIZERS
+    )
+    learning_rate: float = number(1e-4, "Peak learning rate.")
+    weight_decay: float = number(1e-4, "Decoupled weight decay.")
+    clip: float = number(0.25, "Gradients are scaled down to this global norm.")
+    lr_warmup: int = number(10_000, "Updates over which the learning rate rises from 0.")
+    updates: int = number(100_000, "Gradient updates in all.")
+    accumulate: int = number(
+        1, "Every batch is worked off in this many equal parts, to fit in memory; the gradient is the same."
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, ("learning_rate", "clip", "updates", "accumulate"), ("weight_decay", "lr_warmup"))

@@ -1,0 +1,218 @@
+"""Acting step by step: the key/value cache between network and environment.
+
+Nothing is ever run twice. With keep = 0 the cache holds every token of the latest trajectories as it was played. With
+keep > 0 the current trajectory lies in a ring of its latest steps, and when it ends its kept steps, cut by the rule
+of the training chains (data/chain.py), are appended to the context once. Both equal one forward pass over the finished chain
+under the mask of training: tests/test_parity.py.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from agent import tokens, transformer
+from agent.config import ModelConfig
+from agent.transformer import Cache, Weights
+from data.chain import Attempt, ChainRules, cut_past, reached
+from data.scaling import Scaling
+from data.trajectory import Trajectory
+
+
+class Slots(NamedTuple):
+    """Where tokens lie in the cache. Hashable, so that jit can specialise on it."""
+
+    trajs: int
+    keep: int
+    ring: int
+    """Steps of the current trajectory that are held; with keep = 0 it is every step of an episode."""
+    kinds: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, keep: int, episode_length: int) -> "Slots":
+        # One step more than the window: a step is written whole before its first token looks back.
+        ring = min(config.window + 1, episode_length) if keep and config.window else episode_length
+        return cls(config.trajs, keep, ring, tokens.tokens_per_step(config.tokens))
+
+    @property
+    def past(self) -> int:
+        """Slots of the past trajectories, when they are kept apart from the current one."""
+        return self.trajs * self.keep * self.kinds if self.trajs > 1 else 0
+
+    @property
+    def total(self) -> int:
+        """C."""
+        return self.past + self.ring * self.kinds * (1 if self.keep else self.trajs)
+
+    def of_step(self, trajectory: Array, timestep: Array) -> Array:
+        """The first slot of a step of the current trajectory."""
+        if self.keep:
+            return self.past + (timestep % self.ring) * self.kinds
+        return ((trajectory % self.trajs) * self.ring + timestep) * self.kinds
+
+    def of_kept(self, trajectory: Array) -> Array:
+        """The first slot of the kept steps of a past trajectory."""
+        return (trajectory % self.trajs) * self.keep * self.kinds
+
+
+@partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
+def _before_action(
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Array
+) -> tuple[Array, Cache]:
+    """inputs [B, 1 + O + A + 2] and clock [3] = position, trajectory, timestep -> actions [B, A]."""
+    position, trajectory, timestep = clock
+    observation_size, action_size = weights.tokens.observation.shape[0], weights.tokens.action.shape[0]
+    target, observations, actions, rewards, completions = jnp.split(
+        inputs[:, None], np.cumsum([1, observation_size, action_size, 1]), axis=-1
+    )
+    x = tokens.embed_before_action(
+        weights.tokens,
+        target[..., 0],
+        observations,
+        actions,
+        rewards[..., 0],
+        completions[..., 0],
+        jnp.broadcast_to(timestep, (len(inputs), 1)),
+    )[:, 0]
+    slot = slots.of_step(trajectory, timestep)
+    x, cache = transformer.extend(weights, config, cache, x, position, trajectory, slot)
+    return transformer.actions_at(weights, x[:, -1]), cache
+
+
+@partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
+def _after_action(
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Array
+) -> Cache:
+    """inputs [B, A + 2] = action, reward, completion; clock as above, position of the first token to add."""
+    position, trajectory, timestep = clock
+    x = tokens.embed_after_action(
+        weights.tokens,
+        inputs[:, None, :-2],
+        inputs[:, None, -2],
+        inputs[:, None, -1],
+        jnp.broadcast_to(timestep, (len(inputs), 1)),
+    )[:, 0]
+    slot = slots.of_step(trajectory, timestep) + slots.kinds - x.shape[1]
+    return transformer.extend(weights, config, cache, x, position, trajectory, slot)[1]
+
+
+@partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
+def _remember(
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, steps: tokens.StepInputs, clock: Array
+) -> Cache:
+    """Append the kept steps [B, keep] of a finished trajectory to the context and empty the ring."""
+    position, trajectory, _ = clock
+    cache = cache._replace(positions=cache.positions.at[slots.past :].set(transformer.EMPTY))
+    x = tokens.embed(weights.tokens, steps)
+    slot = slots.of_kept(trajectory)
+    return transformer.extend(weights, config, cache, x, position, trajectory, slot)[1]
+
+
+class CachedPolicy:
+    """The policy of envs/rollout.py for B chains that act in lockstep."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        config: ModelConfig,
+        scaling: Scaling,
+        rules: ChainRules,
+        *,
+        keep: int,
+        episode_length: int,
+        chains: int,
+        seed: int = 0,
+    ) -> None:
+        """keep: steps of each past trajectory that stay in the context, 0 for all. seed: draws which they are."""
+        self._weights, self._config, self._scaling, self._rules = weights, config, scaling, rules
+        self._slots = Slots.of(config, min(keep, episode_length - 1), episode_length)
+        self._chains, self._seed = chains, seed
+        self._action_size = weights.head.shape[1]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next episode is the first of its chain."""
+        self._cache = transformer.empty_cache(self._config, self._chains, self._slots.total)
+        self._rng = np.random.default_rng(self._seed)
+        self._position, self._trajectory = 0, -1
+        self._completed = np.zeros(self._chains, bool)
+        self._played: list[list[Attempt]] = []
+        self._observations: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
+        self._rewards: list[np.ndarray] = []
+
+    def begin(self, target_return: float) -> None:
+        """Start the next episode of every chain, asking for target_return in environment units."""
+        if self._rewards and self._slots.keep and self._slots.trajs > 1:
+            self._keep_finished()
+        self._trajectory += 1
+        self._timestep = 0
+        self._target_return = target_return
+        self._earned = np.zeros(self._chains)
+        self._observations, self._actions, self._rewards = [], [], []
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """[B, O] -> [B, A], the action after everything seen so far."""
+        first = self._timestep == 0
+        inputs = np.empty((self._chains, 1 + observations.shape[1] + self._action_size + 2), np.float32)
+        size = 1 + observations.shape[1]
+        inputs[:, 0] = self._scaling.scale_returns(self._target_return - self._earned)
+        inputs[:, 1:size] = self._scaling.scale_observations(observations)
+        inputs[:, size:-2] = 0 if first else self._actions[-1]
+        inputs[:, -2] = 0 if first else self._scaling.scale_rewards(self._rewards[-1])
+        inputs[:, -1] = self._completed if first else 0
+        actions, self._cache = _before_action(
+            self._weights, self._config, self._slots, self._cache, inputs, self._clock()
+        )
+        self._observations.append(observations)
+        self._actions.append(np.asarray(actions))
+        return self._actions[-1]
+
+    def observe(self, rewards: np.ndarray, last: bool) -> None:
+        """[B]: what the actions earned, in environment units; last: the episodes end with it."""
+        self._rewards.append(rewards)
+        self._earned = self._earned + rewards
+        targets = np.full(self._chains, self._target_return)
+        self._completed = (last and self._rules.completion) & reached(self._earned, targets)
+        after = 2 if self._slots.kinds == 4 else 0
+        if after:
+            inputs = np.concatenate(
+                [
+                    self._actions[-1],
+                    self._scaling.scale_rewards(rewards)[:, None],
+                    self._completed[:, None],
+                ],
+                axis=1,
+                dtype=np.float32,
+            )
+            clock = self._clock(self._slots.kinds - after)
+            self._cache = _after_action(
+                self._weights, self._config, self._slots, self._cache, inputs, clock
+            )
+        self._position += self._slots.kinds
+        self._timestep += 1
+
+    def _clock(self, kind: int = 0) -> np.ndarray:
+        return np.array([self._position + kind, self._trajectory, self._timestep], np.int32)
+
+    def _keep_finished(self) -> None:
+        """Cut the episodes just played as the training chains cut theirs, and append them to the context."""
+        trajectories = zip(
+            np.stack(self._observations, 1), np.stack(self._actions, 1), np.stack(self._rewards, 1), strict=True
+        )
+        self._played = [*self._played[-1:], [Attempt.of(Trajectory(*arrays)) for arrays in trajectories]]
+        cuts = []
+        for chain in zip(*self._played, strict=True):
+            steps = cut_past(chain, self._rules, self._slots.keep, self._target_return, self._rng)
+            latest = steps.trajectories == len(chain) - 1
+            cuts.append(type(steps)(*(values[latest] for values in steps)).scaled(self._scaling))
+        self._position -= len(self._rewards) * self._slots.kinds
+        steps = tokens.StepInputs(
+            **{name: np.stack([getattr(cut, name) for cut in cuts]) for name in tokens.StepInputs._fields}
+        )
+        clock = np.array([self._position, self._trajectory, 0], np.int32)
+        self._cache = _remember(self._weights, self._config, self._slots, self._cache, steps, clock)
+        self._position += self._slots.keep * self._slots.kinds

@@ -1,0 +1,148 @@
+"""The Agentic Transformer (arXiv 2305.16554): Batch -> actions, and the same thing step by step from a cache."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from agent import bpt, tokens
+from agent.attention import Visibility, cached_attention, dropout, visible
+from agent.config import ModelConfig
+from data.trajectory import Batch
+
+
+class Weights(NamedTuple):
+    """All that is learned; float32. The arrays of `layers` are stacked: their first axis is the layer."""
+
+    tokens: tokens.TokenWeights
+    layers: bpt.LayerWeights
+    norm_scale: Array  # [E]
+    norm_bias: Array  # [E]
+    head: Array  # [E, A]
+    head_bias: Array  # [A]
+
+
+def init_weights(key: Array, config: ModelConfig, observation_size: int, action_size: int) -> Weights:
+    token_key, layer_key, head_key = jax.random.split(key, 3)
+    layers = [
+        bpt.init_layer(k, config.width, config.heads, 4 * config.width, config.layers)
+        for k in jax.random.split(layer_key, config.layers)
+    ]
+    return Weights(
+        tokens=tokens.init_tokens(token_key, config.tokens, observation_size, action_size, config.width),
+        layers=jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers),
+        norm_scale=jnp.ones(config.width),
+        norm_bias=jnp.zeros(config.width),
+        head=0.1 * jax.random.normal(head_key, (config.width, action_size)) / config.width**0.5,
+        head_bias=jnp.zeros(action_size),
+    )
+
+
+def window_in_tokens(config: ModelConfig) -> int | None:
+    """The window in tokens; None when a step sees the whole of its own trajectory."""
+    return config.window * tokens.tokens_per_step(config.tokens) or None
+
+
+def predict(
+    weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None
+) -> Array:
+    """Batch of [B, M] steps -> the action predicted at every step, [B, M, A] in [-1, 1].
+
+    dropout_seed: uint32 scalar; None (evaluation) drops nothing.
+    """
+    dtype = jnp.dtype(config.dtype)
+    rate = config.dropout if dropout_seed is not None else 0.0
+    seed = jnp.uint32(0) if dropout_seed is None else dropout_seed
+    where = Visibility(
+        chains=tokens.per_token(batch.chains, config.tokens),
+        trajectories=tokens.per_token(batch.trajectories, config.tokens),
+    )
+    x = dropout(tokens.embed(weights.tokens, batch), rate, seed).astype(dtype)
+    apply = partial(
+        bpt.layer,
+        system=config.attention,
+        block=config.block,
+        window=window_in_tokens(config),
+        span=config.trajs,
+        dropout_rate=rate,
+    )
+
+    def step(x: Array, layer: tuple[bpt.LayerWeights, Array]) -> tuple[Array, None]:
+        layer_weights, layer_seed = layer
+        return apply(layer_weights, x, where, dropout_seed=layer_seed), None
+
+    seeds = seed + jnp.arange(1, config.layers + 1, dtype=jnp.uint32)
+    x, _ = jax.lax.scan(jax.checkpoint(step), x, (weights.layers, seeds))
+    return actions_at(weights, tokens.at_action(x, config.tokens))
+
+
+EMPTY = 2**30
+"""The place of no token: after every other, so that no query sees it."""
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens that later tokens may see. Which slot is whose, the caller decides."""
+
+    keys: tuple[Array, ...]  # [B, H, C, D] of every layer; apart, so that XLA updates them in place
+    values: tuple[Array, ...]
+    positions: Array  # [C] int32: place of the token in its chain; EMPTY where there is none
+    trajectories: Array  # [C] int32: trajectory of the token
+
+
+def empty_cache(config: ModelConfig, chains: int, slots: int) -> Cache:
+    """A cache of C slots for B chains."""
+    shape = (chains, config.heads, slots, config.width // config.heads)
+    return Cache(
+        keys=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)),
+        values=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)),
+        positions=jnp.full(slots, EMPTY, jnp.int32),
+        trajectories=jnp.zeros(slots, jnp.int32),
+    )
+
+
+def extend(
+    weights: Weights,
+    config: ModelConfig,
+    cache: Cache,
+    x: Array,
+    position: Array,
+    trajectory: Array,
+    slot: Array,
+) -> tuple[Array, Cache]:
+    """Q new tokens of one trajectory, next in their chains: x [B, Q, E] -> ([B, Q, E], cache that holds them too).
+
+    position, trajectory, slot: int32 scalars: place in the chain of the first new token, its trajectory, and where
+    in the cache the Q tokens lie side by side; no token that is still visible may lie there.
+    """
+    x = x.astype(config.dtype)
+    positions = position + jnp.arange(x.shape[1], dtype=jnp.int32)
+    trajectories = jnp.broadcast_to(trajectory, positions.shape)
+    cache = cache._replace(
+        positions=lax.dynamic_update_slice(cache.positions, positions, (slot,)),
+        trajectories=lax.dynamic_update_slice(cache.trajectories, trajectories, (slot,)),
+    )
+    mask = visible(
+        positions[None, :, None],
+        cache.positions[None, None, :],
+        trajectories[None, :, None],
+        cache.trajectories[None, None, :],
+        window=window_in_tokens(config),
+        span=config.trajs,
+    )
+    keys, values = [], []
+    for i in range(config.layers):
+        layer = jax.tree.map(lambda leaf, i=i: leaf[i], weights.layers)
+        q, k, v = bpt.project(layer, x)
+        keys.append(lax.dynamic_update_slice(cache.keys[i], k.swapaxes(1, 2), (0, 0, slot, 0)))
+        values.append(lax.dynamic_update_slice(cache.values[i], v.swapaxes(1, 2), (0, 0, slot, 0)))
+        attended = cached_attention(q, keys[i].swapaxes(1, 2), values[i].swapaxes(1, 2), mask)
+        x = bpt.feed_forward(layer, x, attended)
+    return x, cache._replace(keys=tuple(keys), values=tuple(values))
+
+
+def actions_at(weights: Weights, x: Array) -> Array:
+    """[..., E] -> [..., A]: the action read at a token."""
+    x = bpt.layer_norm(x.astype(jnp.float32), weights.norm_scale, weights.norm_bias)
+    return jnp.tanh(x @ weights.head + weights.head_bias.reshape((1,) * (x.ndim - 1) + (-1,)))

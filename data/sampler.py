@@ -1,0 +1,124 @@
+"""Batches of chains: batch(step) is a pure function of seed and step, so a resumed run sees the same ones."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from data import chain
+from data.chain import Attempt, ChainRules
+from data.scaling import Scaling
+from data.trajectory import Batch, Trajectory
+
+_INTEGERS = ("timesteps", "trajectories", "chains")
+
+
+class Sampler:
+    """Draws chains of hindsight and packs them into rows of `steps_per_row` steps, M.
+
+    A chain has n trajectories drawn without replacement, n uniform over 1, 2, 4, ... and `trajs`: 1, because
+    the first episode at test has no past; the lengths between, because every later one has a part of it. It
+    shows `keep` steps of each past trajectory and `crop` in a row of the last; 0 is all (data/chain.py).
+    """
+
+    def __init__(
+        self,
+        trajectories: Sequence[Trajectory],
+        scaling: Scaling,
+        rules: ChainRules,
+        trajs: int,
+        keep: int,
+        crop: int,
+        rows: int,
+        seed: int,
+        steps_per_row: int | None = None,
+    ) -> None:
+        """`rows` is B; `steps_per_row` defaults to one chain of `trajs` of the longest trajectories.
+
+        Raises ValueError when a number is out of range, or there are fewer trajectories than `trajs`.
+        """
+        for flag, value, least in (
+            ("trajs", trajs, 1),
+            ("keep", keep, 0),
+            ("crop", crop, 0),
+            ("rows", rows, 1),
+        ):
+            if value < least:
+                raise ValueError(f"--{flag}: expected {least} or more, got {value}")
+        if len(trajectories) < trajs:
+            raise ValueError(
+                f"--trajs: expected at most {len(trajectories)}, the trajectories in the data, got {trajs}; "
+                f"ask for fewer, or collect more episodes"
+            )
+        self.scaling, self.rules = scaling, rules
+        self.keep, self.crop, self.rows, self.seed = keep, crop, rows, seed
+        self.attempts = [Attempt.of(trajectory) for trajectory in trajectories]
+        self.totals = np.array([attempt.total for attempt in self.attempts])
+        self.counts = chain_lengths(trajs)
+        longest = max(attempt.length for attempt in self.attempts)
+        one_chain = (trajs - 1) * chain.shown(longest, keep) + chain.shown(longest, crop)
+        self.steps_per_row = steps_per_row or one_chain
+        if self.steps_per_row < one_chain:
+            raise ValueError(
+                f"--steps_per_row: expected at least {one_chain}, a chain of {trajs}, got {steps_per_row}"
+            )
+
+    def batch(self, step: int) -> Batch:
+        """The batch [B, M] of an update, scaled; a row depends on the seed, the step and its number alone."""
+        shape = (self.rows, self.steps_per_row)
+        widths = {
+            "observations": self.attempts[0].trajectory.observations.shape[1:],
+            "actions": (actions := self.attempts[0].trajectory.actions.shape[1:]),
+            "previous_actions": actions,
+        }
+        batch = Batch(
+            **{
+                name: np.zeros(shape + widths.get(name, ()), np.int32 if name in _INTEGERS else np.float32)
+                for name in Batch._fields
+            }
+        )
+        for row in range(self.rows):
+            self._fill(
+                Batch(*(values[row] for values in batch)), np.random.default_rng((self.seed, step, row))
+            )
+        return batch
+
+    def _fill(self, row: Batch, rng: np.random.Generator) -> None:
+        """Write whole chains into a row [M], until the next does not fit."""
+        start = 0
+        for number in itertools.count(1):
+            attempts = self._draw(rng)
+            past = sum(chain.shown(attempt.length, self.keep) for attempt in attempts[:-1])
+            end = start + past + chain.shown(attempts[-1].length, self.crop)
+            if end > self.steps_per_row:
+                return
+            steps = chain.cut_chain(attempts, self.rules, self.keep, self.crop, rng)
+            row.chains[start:end] = number
+            for name, values in steps.scaled(self.scaling)._asdict().items():
+                getattr(row, name)[start:end] = values
+            start = end
+
+    def _draw(self, rng: np.random.Generator) -> list[Attempt]:
+        """The attempts of one chain, in order."""
+        count = self.counts[rng.integers(len(self.counts))]
+        drawn = rng.choice(len(self.attempts), count, replace=False)
+        return [self.attempts[i] for i in drawn[chain.order(self.totals[drawn], self.rules)]]
+
+
+def chain_lengths(trajs: int) -> list[int]:
+    """The numbers of trajectories that chains have: the powers of two below `trajs`, and `trajs`."""
+    return [2**i for i in range(trajs.bit_length()) if 2**i < trajs] + [trajs]
+
+
+def split(trajectories: Sequence[Trajectory], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, heldout), each increasing: a random `fraction`, rounded, is held out.
+
+    Raises ValueError unless 0 <= fraction < 1 and a trajectory is left to train on.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"--heldout: expected a fraction of at least 0 and below 1, got {fraction}")
+    count = round(fraction * len(trajectories))
+    if count >= len(trajectories):
+        raise ValueError(f"--heldout: {fraction} of {len(trajectories)} trajectories leaves none to train on")
+    shuffled = np.random.default_rng(seed).permutation(len(trajectories))
+    return np.sort(shuffled[count:]), np.sort(shuffled[:count])

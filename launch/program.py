@@ -1,0 +1,23 @@
+"""What every program does the same way."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app
+
+MENDABLE = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
+"""What a user can mend: these end in one line. Anything else is a fault of ours and keeps its traceback."""
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parse flags and run main; a mistake of the user's ends in one line and a non-zero exit."""
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            sys.exit(f"expected flags only, got {' '.join(argv[1:])}; see --help")
+        try:
+            main(argv)
+        except MENDABLE as error:
+            sys.exit(f"error: {error}")
+
+    app.run(guarded)

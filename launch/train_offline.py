@@ -1,0 +1,393 @@
+"""Train a policy on whole trajectories, then play it and report: python -m launch.train_offline --env walker_run --trajs 32
+
+Without a data set on disk one is collected first. On a CPU the preset `cpu` makes contexts short enough to train in
+minutes; on an accelerator the preset `accelerator` keeps every step of every trajectory, as the papers do.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+import envs
+from agent.config import ModelConfig, OptimizerConfig, number
+from data.chain import ChainRules
+from launch import config_flags, program
+from launch.metrics import Metrics, write_atomically
+
+# JAX, orbax and MuJoCo load in the functions that use them: --help and mistakes answer at once.
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What to train on, how batches are cut from it, and where it goes."""
+
+    env: str = number("walker_run", f"Environment: {', '.join(envs.NAMES)}.")
+    dataset: str = number(
+        "", "Data set of the environment's domain under --data_dir; empty takes what is there, td3 first."
+    )
+    data_dir: str = number("datasets", "Where data sets lie: <data_dir>/<domain>/<dataset>/buffer/*.npz.")
+    episodes: int = number(100, "Episodes to collect with td3 when there is no data set.")
+    keep: int = number(
+        0,
+        "Steps of each past trajectory that stay in the context, evenly spread over it, in training and in "
+        "rollouts; 0 is all of them.",
+    )
+    crop: int = number(
+        0, "Steps in a row of the current, last trajectory that a training chain shows; 0 is all of them."
+    )
+    rows: int = number(1, "Rows in a batch; a row holds as many whole chains as fit beside one of the longest.")
+    short_updates: int = number(
+        0, "First updates, on short windows of single trajectories: many cheap updates before long chains."
+    )
+    short_crop: int = number(32, "Steps of such a window; a batch has about as many steps as the long ones.")
+    heldout: float = number(0.05, "Share of trajectories kept out of training, to measure the action error on.")
+    seed: int = number(0, "Seed of everything: split, batches, weights, dropout, initial states.")
+    out: str = number("", "Folder of the run; empty takes the next free runs/<env>-<number>.")
+    chains: int = number(8, "Chains of --trajs episodes played in an evaluation.")
+    eval_every: int = number(0, "Updates between evaluations in simulation; 0 evaluates at the end only.")
+    save_every: int = number(100, "Updates between checkpoints.")
+    log_every: int = number(20, "Updates between lines of metrics.csv.")
+    wandb: bool = number(False, "Also log to Weights & Biases (pip install 'agentic-bpt[wandb]').")
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "rows", "short_crop", "chains", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name}: expected 1 or more, got {getattr(self, name)}")
+        for name in ("keep", "crop", "short_updates", "eval_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name}: expected 0 or more, got {getattr(self, name)}")
+
+
+CONFIGS = (RunConfig, ModelConfig, OptimizerConfig, ChainRules)
+WATCHING = ("out", "data_dir", "chains", "eval_every", "save_every", "log_every", "wandb", "episodes")
+"""Flags that may differ when a run goes on: they do not touch what is learned."""
+
+
+class Plan(NamedTuple):
+    """The four configurations of a run."""
+
+    run: RunConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    rules: ChainRules
+
+    def flags(self) -> dict[str, Any]:
+        return config_flags.as_dict(*self)
+
+
+def main(_: list[str]) -> None:
+    plan, resume, preset = read_flags()
+    size = envs.spec(plan.run.env)
+    out = open_out(plan, resume)
+    dataset = load_dataset(plan, size)
+    training = Training(plan, size, dataset, out)
+    write_atomically(out / "config.json", json.dumps(plan.flags(), indent=2))
+    returns = [trajectory.total for trajectory in dataset.trajectories]
+    write_atomically(out / "dataset.json", json.dumps({"card": dataset.card._asdict(), "returns": returns}))
+    print(banner(plan, preset, dataset.card, training, out), flush=True)
+    train(plan, training, out)
+
+
+def read_flags() -> tuple[Plan, bool, str]:
+    """-> the plan, whether to resume, and the preset that filled what was not typed."""
+    import jax
+
+    typed = config_flags.typed()
+    resume, preset = flags.FLAGS.resume, flags.FLAGS.preset
+    if resume:
+        if not flags.FLAGS.out:
+            flags.FLAGS.out = latest_out(flags.FLAGS.env)
+        stored = read_stored(Path(flags.FLAGS.out))
+        names = [name for name in stored if name not in WATCHING]
+        wanted = {name: flags.FLAGS[name].value for name in stored}
+        if different := config_flags.changed(stored, wanted, [n for n in names if n in typed]):
+            raise ValueError("; ".join(different) + "; a run goes on as it began, or starts anew in another --out")
+        config_flags.fill({k: str(v) for k, v in stored.items() if k != "out"}, typed)
+    elif preset != "none":
+        if preset == "auto":
+            preset = "cpu" if jax.default_backend() == "cpu" else "accelerator"
+        config_flags.fill(config_flags.read_preset(preset), typed)
+    plan = Plan(*(config_flags.read(config) for config in CONFIGS))
+    return plan, resume, "the stored run" if resume else preset
+
+
+def open_out(plan: Plan, resume: bool) -> Path:
+    """The folder of the run, made. Raises FileExistsError when it holds another run."""
+    if plan.run.out:
+        out = Path(plan.run.out)
+    else:
+        taken = Path("runs").glob(f"{plan.run.env}-*")
+        numbers = [int(p.name.rpartition("-")[2]) for p in taken if p.name.rpartition("-")[2].isdigit()]
+        out = Path("runs") / f"{plan.run.env}-{max(numbers, default=0) + 1}"
+    if (out / "config.json").exists() and not resume:
+        raise FileExistsError(f"--out: {out} holds a run already; add --resume to go on, or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise PermissionError(f"--out: {out} cannot be written to; choose another folder")
+    return out
+
+
+def latest_out(env: str) -> str:
+    """The newest runs/<env>-<number>."""
+    runs = sorted(Path("runs").glob(f"{env}-*/config.json"), key=lambda p: p.stat().st_mtime)
+    if not runs:
+        raise FileNotFoundError(f"--resume: no run of {env} under runs/; name its folder with --out")
+    return str(runs[-1].parent)
+
+
+def read_stored(out: Path) -> dict[str, Any]:
+    """The flags of a stored run."""
+    path = out / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--resume: {path} is missing; expected a run begun by launch.train_offline in {out}")
+    return json.loads(path.read_text())
+
+
+def load_dataset(plan: Plan, size: envs.Spec) -> Any:
+    """The data set named, or the one there is, or one collected now."""
+    from data import catalog, exorl
+    from launch.collect import collect
+
+    data_dir = Path(plan.run.data_dir)
+    name = catalog.choose(size.domain, plan.run.dataset or None, data_dir)
+    if name is None:
+        name = "td3"
+        print(
+            f"No data set of {size.domain} under {data_dir}: collecting {plan.run.episodes} episodes of {size.name} "
+            f"with a td3 agent into {data_dir / size.domain / name}.",
+            flush=True,
+        )
+        collect(size.name, "td3", plan.run.episodes, plan.run.seed, data_dir, name)
+    return catalog.load(
+        size.name,
+        size.domain,
+        name,
+        data_dir,
+        sizes=exorl.Sizes(size.observation_size, size.action_size, size.physics_size),
+        reward_fn=envs.reward_fn(size.name),
+        workers=os.cpu_count() or 1,
+    )
+
+
+class Phase(NamedTuple):
+    """Updates on batches of one shape, with the step compiled for it."""
+
+    name: str
+    first: int
+    end: int
+    batch: Callable[[int], Any]
+    step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
+    seconds: float
+    """One update, measured on a copy of the state."""
+    bytes: int
+    """What the compiled step allocates, arguments included."""
+
+
+class Training:
+    """State, batches and compiled steps: everything between the flags and the loop."""
+
+    def __init__(self, plan: Plan, size: envs.Spec, dataset: Any, out: Path) -> None:
+        import jax
+
+        from agent import learner
+        from data.sampler import Sampler, split
+        from data.scaling import Scaling
+        from launch.checkpoint import Checkpoints, Meta
+
+        run = plan.run
+        train, heldout = split(dataset.trajectories, run.heldout, run.seed)
+        trajectories = [dataset.trajectories[i] for i in train]
+        scaling = Scaling.fit(trajectories)
+        self.target_return = dataset.card.return_max
+        self.meta = Meta(
+            env=size.name,
+            observation_size=size.observation_size,
+            action_size=size.action_size,
+            model=plan.model,
+            optimizer=plan.optimizer,
+            rules=plan.rules,
+            keep=run.keep,
+            target_return=self.target_return,
+            scaling=scaling,
+            dataset=dataset.card.dataset,
+            dataset_hash=dataset.card.sha256,
+            seed=run.seed,
+        )
+
+        def sampler(of: list[Any], trajs: int, crop: int, rows: int) -> Sampler:
+            return Sampler(of, scaling, plan.rules, trajs, run.keep, crop, rows, run.seed)
+
+        chains = sampler(trajectories, plan.model.trajs, run.crop, run.rows)
+        self.steps_per_row = chains.steps_per_row
+        samplers = [("chains", 0, plan.optimizer.updates, chains)]
+        if run.short_updates:
+            rows = max(1, run.rows * chains.steps_per_row // run.short_crop)
+            rows = -(-rows // plan.optimizer.accumulate) * plan.optimizer.accumulate
+            short = sampler(trajectories, 1, run.short_crop, rows)
+            samplers = [
+                ("short windows", 0, run.short_updates, short),
+                ("chains", run.short_updates, plan.optimizer.updates, chains),
+            ]
+        held = [dataset.trajectories[i] for i in heldout]
+        self._heldout = sampler(held, min(plan.model.trajs, len(held)), run.crop, run.rows) if held else None
+        self._error = jax.jit(learner.make_error(plan.model))
+
+        self.checkpoints = Checkpoints(out)
+        if self.checkpoints.latest() is not None:
+            stored = self.checkpoints.meta()
+            if stored.dataset_hash != self.meta.dataset_hash or stored.env != self.meta.env:
+                raise ValueError(
+                    f"{out}: checkpoint of {stored.env} on data {stored.dataset_hash[:12]}, expected {self.meta.env} on "
+                    f"{self.meta.dataset_hash[:12]}; go on with the data it began with, or choose another --out"
+                )
+            self.state = self.checkpoints.state()
+        else:
+            self.state = learner.init_state(
+                jax.random.key(run.seed), plan.model, plan.optimizer, size.observation_size, size.action_size
+            )
+        train_step = jax.jit(learner.make_train_step(plan.model, plan.optimizer, run.seed), donate_argnums=0)
+        first = int(self.state.step)
+        self.phases = [
+            compile_phase(name, max(start, first), end, of.batch, train_step, self.state)
+            for name, start, end, of in samplers
+            if first < end
+        ]
+
+    def heldout_error(self) -> dict[str, float]:
+        """Mean squared action error on trajectories that are not trained on; the same batches every time."""
+        if self._heldout is None:
+            return {}
+        errors = [float(self._error(self.state.weights, self._heldout.batch(i))) for i in range(4)]
+        return {"heldout_loss": float(np.mean(errors))}
+
+
+def compile_phase(
+    name: str, first: int, end: int, batch: Callable[[int], Any], train_step: Any, state: Any
+) -> Phase:
+    """Compile the update for a shape of batch, and time it once on a copy of the state."""
+    import jax
+
+    example = batch(first)
+    compiled = train_step.lower(state, example).compile()
+    memory = compiled.memory_analysis()
+    copy = jax.tree.map(lambda a: a.copy(), state)
+    copy, _ = jax.block_until_ready(compiled(copy, example))
+    start = time.perf_counter()
+    jax.block_until_ready(compiled(copy, example))
+    seconds = time.perf_counter() - start
+    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return Phase(name, first, end, batch, compiled, seconds, size - memory.alias_size_in_bytes)
+
+
+def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) -> str:
+    """What is about to happen: data, model, tokens, expected memory and time."""
+    import jax
+
+    from agent.tokens import tokens_per_step
+
+    weights = sum(a.size for a in jax.tree.leaves(training.state.weights))
+    tokens = training.steps_per_row * tokens_per_step(plan.model.tokens)
+    device = jax.devices()[0]
+    kept = f"{plan.run.keep} steps of each past trajectory" if plan.run.keep else "all steps of past trajectories"
+    lines = [
+        f"data     {card.dataset} for {card.env}: {card.episodes} episodes, {card.steps:,} steps, {card.path}, "
+        f"sha256 {card.sha256[:12]}",
+        f"         returns: min {card.return_min:.0f}, quartiles {card.return_25:.0f} {card.return_50:.0f} "
+        f"{card.return_75:.0f}, max {card.return_max:.0f}, mean {card.return_mean:.0f}",
+        f"preset   {preset}: {', '.join(f'{k} {v}' for k, v in shown_flags(plan).items())}",
+        f"model    {weights:,} weights, {plan.model.layers} layers of width {plan.model.width}, {plan.model.attention} "
+        f"attention, {plan.model.dtype}",
+        f"context  up to {plan.model.trajs} trajectories, {kept}: {tokens:,} {plan.model.tokens} tokens a row, "
+        f"{plan.run.rows} rows a batch",
+        f"device   {device.device_kind} ({jax.default_backend()})",
+    ]
+    for phase in training.phases:
+        lines.append(
+            f"plan     updates {phase.first} to {phase.end} on {phase.name}: {phase.bytes / 2**20:,.0f} MiB and "
+            f"{phase.seconds:.2f} s an update, {(phase.end - phase.first) * phase.seconds / 60:.1f} min in all"
+        )
+    lines.append(f"writes   {out}: checkpoints, metrics.csv, tensorboard, results.jsonl, report.html")
+    return "\n".join(lines)
+
+
+def shown_flags(plan: Plan) -> dict[str, Any]:
+    """The flags of the plan that decide what a user sees of the preset."""
+    every = plan.flags()
+    return {name: every[name] for name in ("tokens", "keep", "crop", "window", "rows", "updates", "optimizer")}
+
+
+def train(plan: Plan, training: Training, out: Path) -> None:
+    """Update, log, save and evaluate until the last update, then report."""
+    from tqdm import tqdm
+
+    from launch.evaluate import evaluate
+
+    run, checkpoints = plan.run, training.checkpoints
+    stopped = catch_sigterm()
+    updates = plan.optimizer.updates
+    bar = tqdm(total=updates, initial=int(training.state.step), desc="train", unit="update", disable=None)
+    with bar, Metrics(out, run.wandb, plan.flags()) as metrics:
+        for phase in training.phases:
+            batch = phase.batch(phase.first)
+            for step in range(phase.first, phase.end):
+                state, numbers = phase.step(training.state, batch)
+                following = phase.batch(step + 1) if step + 1 < phase.end else None  # while the device works
+                loss = check(step, numbers, batch, checkpoints.latest(), out)
+                training.state, batch, done = state, following, step + 1
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                if done % run.log_every == 0 or done == updates:
+                    row = {k: float(v) for k, v in numbers.items() if k != "loss"}
+                    metrics.log(done, {"train_loss": loss} | row | training.heldout_error())
+                    if bar.disable:
+                        print(f"update {done}/{updates}: loss {loss:.4f}", flush=True)
+                if done % run.save_every == 0 or done == updates or stopped:
+                    checkpoints.save(training.state, training.meta)
+                if stopped:
+                    print(f"\nStopped by SIGTERM; update {done} is saved. Go on with: --resume --out {out}")
+                    return
+                if run.eval_every and done % run.eval_every == 0 and done < updates:
+                    evaluate(out, training.state.weights, training.meta, done, chains=run.chains)
+    del training  # its data and buffers are not needed to play
+    weights, update = checkpoints.weights()
+    table = evaluate(out, weights, checkpoints.meta(), update, chains=run.chains)
+    checkpoints.close()
+    print(f"\n{table}\nreport   {out / 'report.html'}", flush=True)
+
+
+def check(step: int, numbers: dict[str, Any], batch: Any, saved: int | None, out: Path) -> float:
+    """The loss of an update. Raises FloatingPointError, and stores the batch, when it is no finite number."""
+    loss, norm = float(numbers["loss"]), float(numbers["grad_norm"])
+    if np.isfinite(loss) and np.isfinite(norm):
+        return loss
+    path = out / f"diverged_{step}.npz"
+    np.savez_compressed(path, **batch._asdict())
+    raise FloatingPointError(
+        f"update {step}: loss is {loss} and gradient norm {norm}, expected finite numbers; its batch is in {path}, the last "
+        f"good checkpoint is of update {saved}; try a lower --learning_rate or --clip"
+    )
+
+
+def catch_sigterm() -> list[int]:
+    """A list that is no longer empty once SIGTERM has come: the loop then saves and ends."""
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    return received
+
+
+if __name__ == "__main__":
+    for config in CONFIGS:
+        config_flags.define(config)
+    flags.DEFINE_boolean("resume", False, "Go on with the run in --out, to the same result as without the break.")
+    flags.DEFINE_string(
+        "preset", "auto", f"auto (cpu or accelerator), none, or one of: {', '.join(config_flags.presets())}."
+    )
+    program.run(main)

@@ -1,0 +1,111 @@
+"""Acting step by step from the cache equals one forward pass over the finished chain, whatever the context rule."""
+
+import jax
+import numpy as np
+import pytest
+
+from agent import transformer
+from agent.config import ModelConfig
+from agent.policy import CachedPolicy
+from data.chain import Attempt, ChainRules, cut_past
+from data.scaling import Scaling
+from data.trajectory import Batch, Trajectory
+
+O, A, T, CHAINS, EPISODES, TARGET = 3, 2, 12, 2, 5, 9.0
+SCALING = Scaling(np.array([0.1, 0.2, -0.3], np.float32), np.array([1, 2, 0.5], np.float32), 9.0, 0.75)
+RULES = ChainRules()
+
+
+def play(policy, rng):
+    """A made-up world: observations and rewards from rng -> arrays [episodes, chains, T, ...]."""
+    played = []
+    for _ in range(EPISODES):
+        policy.begin(TARGET)
+        steps = []
+        for t in range(T):
+            observations = rng.normal(size=(CHAINS, O)).astype(np.float32)
+            actions = policy.act(observations)
+            rewards = rng.uniform(0, 1.5, CHAINS).astype(np.float32)
+            policy.observe(rewards, t == T - 1)
+            steps.append((observations, actions, rewards))
+        played.append([np.stack(arrays, 1) for arrays in zip(*steps, strict=True)])
+    return played
+
+
+def rows_of(played, keep):
+    """The same chains as training would lay them out: for each chain, the steps up to the end of each episode."""
+    rng = np.random.default_rng(0)  # the policy's own, seed 0
+    attempts = [
+        [Attempt.of(Trajectory(*(array[c] for array in episode))) for c in range(CHAINS)] for episode in played
+    ]
+    kept = [[] for _ in range(CHAINS)]
+    for e in range(EPISODES):
+        for c in range(CHAINS):
+            whole = cut_past([a[c] for a in attempts[: e + 1]], RULES, 0, TARGET, np.random.default_rng(9))
+            current = whole._replace(trajectories=whole.trajectories)
+            mine = current.trajectories == e
+            now = type(whole)(*(values[mine] for values in whole))
+            yield e, c, ([*kept[c], now] if keep else [whole])
+        if keep:
+            for c in range(CHAINS):
+                pair = [a[c] for a in attempts[max(0, e - 1) : e + 1]]
+                cut = cut_past(pair, RULES, keep, TARGET, rng)
+                latest = cut.trajectories == len(pair) - 1
+                cut = type(cut)(*(values[latest] for values in cut))
+                kept[c].append(cut._replace(trajectories=np.full(keep, e)))
+
+
+def forward(weights, config, parts):
+    steps = [np.concatenate([getattr(part, name) for part in parts]) for name in parts[0]._fields]
+    steps = type(parts[0])(*steps).scaled(SCALING)
+    batch = Batch(
+        **{
+            name: np.asarray(values, np.int32 if name in ("timesteps", "trajectories") else np.float32)[None]
+            for name, values in steps._asdict().items()
+        },
+        chains=np.ones((1, len(steps.timesteps)), np.int32),
+    )
+    return np.asarray(transformer.predict(weights, config, batch))[0]
+
+
+@pytest.mark.parametrize("layout", ["fused", "interleaved"])
+@pytest.mark.parametrize(
+    ("keep", "window", "trajs"),
+    [(0, 0, EPISODES), (0, 5, 2), (3, 0, EPISODES), (3, 5, EPISODES), (3, 5, 2), (3, 5, 1)],
+    ids=["all kept", "span and window slide", "some kept", "window slides", "both slide", "no past"],
+)
+def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(layout, keep, window, trajs):
+    config = ModelConfig(
+        tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla"
+    )
+    weights = transformer.init_weights(jax.random.key(1), config, O, A)
+    # Large weights for the completion flag and the head, or a fault there would not show.
+    weights = weights._replace(
+        tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head
+    )
+    policy = CachedPolicy(
+        weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=CHAINS, seed=0
+    )
+    played = play(policy, np.random.default_rng(5))
+    returns = np.array([episode[2].sum(-1) for episode in played])
+    assert (returns >= TARGET).any(), "some episodes must complete"
+    assert (returns < TARGET).any(), "and some must not"
+    if trajs == 1 and keep:
+        keep_in_oracle = 0  # nothing of the past is seen, so the whole chain serves
+    else:
+        keep_in_oracle = keep
+    for e, c, parts in rows_of(played, keep_in_oracle):
+        predicted = forward(weights, config, parts)[-T:]
+        np.testing.assert_allclose(played[e][1][c], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
+
+
+def test_reset_forgets_everything():
+    config = ModelConfig(tokens="fused", layers=1, width=16, trajs=4, attention="vanilla")
+    weights = transformer.init_weights(jax.random.key(1), config, O, A)
+    policy = CachedPolicy(weights, config, SCALING, RULES, keep=3, episode_length=T, chains=CHAINS)
+    first = play(policy, np.random.default_rng(5))
+    second = play(policy, np.random.default_rng(5))
+    policy.reset()
+    again = play(policy, np.random.default_rng(5))
+    np.testing.assert_array_equal(first[0][1], again[0][1])
+    assert np.abs(first[0][1] - second[0][1]).max() > 1e-4

@@ -1,0 +1,82 @@
+import gymnasium
+import numpy as np
+import pytest
+
+from envs.rollout import initial_seed, play_alone, play_chains
+
+
+class Counting(gymnasium.Env):
+    """Three steps; the observation is the seed of the episode, the reward is the action."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, length=3):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        self.seed, self.t = seed % 997, 0
+        return np.array([self.seed], np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.array([self.seed], np.float32), float(action[0]), False, self.t >= self.length, {}
+
+
+class Remembering:
+    """Earns the number of episodes it remembers, plus its observation."""
+
+    def __init__(self, lanes):
+        self.lanes, self.log = lanes, []
+
+    def reset(self):
+        self.remembered = -1
+
+    def begin(self, target_return):
+        self.remembered += 1
+        self.log.append(target_return)
+
+    def act(self, observations):
+        return observations + self.remembered
+
+    def observe(self, rewards, last):
+        self.log.append(last)
+
+
+SHARED = {"chains": 3, "episodes": 4, "target_return": 5.0, "seed": 2}
+SEEDS = np.array([[initial_seed(2, (c, e)) % 997 for e in range(4)] for c in range(3)])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_chains_remember_and_threads_change_nothing(threads):
+    outcome = play_chains(Counting, Remembering, threads=threads, **SHARED)
+    np.testing.assert_array_equal(outcome.returns, 3 * (SEEDS + np.arange(4)))
+    np.testing.assert_array_equal(outcome.lengths, np.full((3, 4), 3))
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 100])
+def test_the_control_plays_the_same_starts_and_remembers_nothing(at_once):
+    outcome = play_alone(Counting, Remembering, threads=2, at_once=at_once, **SHARED)
+    np.testing.assert_array_equal(outcome.returns, 3 * SEEDS)
+    np.testing.assert_array_equal(outcome.lengths, np.full((3, 4), 3))
+
+
+def test_the_policy_is_told_the_target_and_the_last_step():
+    policies = []
+
+    def make(lanes):
+        policies.append(Remembering(lanes))
+        return policies[-1]
+
+    play_chains(Counting, make, threads=1, **{**SHARED, "chains": 1, "episodes": 2})
+    assert policies[0].log == [5.0, False, False, True] * 2
+
+
+def test_every_episode_has_its_own_initial_state():
+    assert len(np.unique(SEEDS)) == SEEDS.size
+
+
+def test_episodes_of_different_length_side_by_side_are_refused():
+    lengths = iter([3, 4])
+    with pytest.raises(NotImplementedError, match="different lengths"):
+        play_chains(lambda: Counting(next(lengths)), Remembering, threads=1, **{**SHARED, "chains": 2})

@@ -1,0 +1,148 @@
+"""The real program, end to end, on a tiny data set: it reports; stopped or killed, it goes on to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from data import exorl
+from launch.checkpoint import Checkpoints
+
+TINY = (
+    "--env=cartpole_swingup --trajs=4 --tokens=fused --layers=1 --width=16 --heads=1 --keep=2 --crop=8 --window=8 "
+    "--rows=2 --short_updates=4 --short_crop=4 --optimizer=adamw --learning_rate=0.01 --dropout=0.1 --updates=12 "
+    "--save_every=2 --log_every=2 --chains=2 --heldout=0.2"
+).split()
+
+
+def program(name, *flags):
+    return [sys.executable, "-m", f"launch.{name}", *map(str, flags)]
+
+
+def run(name, *flags):
+    return subprocess.run(program(name, *flags), capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        exorl.write_episode(
+            folder / "cartpole" / "td3" / "buffer",
+            i,
+            {
+                "observation": rng.normal(size=(21, 5)).astype(np.float32),
+                "action": rng.uniform(-1, 1, (21, 1)).astype(np.float32),
+                "reward": np.zeros((21, 1), np.float32),
+                "discount": np.ones((21, 1), np.float32),
+                "physics": rng.normal(size=(21, 4)),
+            },
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(data_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "unbroken"
+    done = run("train_offline", *TINY, f"--data_dir={data_dir}", f"--out={out}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done
+
+
+def final(out):
+    checkpoints = Checkpoints(out)
+    state = checkpoints.state()
+    checkpoints.close()
+    return state
+
+
+def assert_same_run(one: Path, two: Path):
+    a, b = final(one), final(two)
+    assert int(a.step) == int(b.step) == 12
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert (one / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+
+
+def test_the_run_says_what_it_does_and_leaves_a_report(unbroken):
+    out, done = unbroken
+    for text in ("10 episodes, 200 steps", "sha256", "weights", "tokens a row", "MiB", "report.html"):
+        assert text in done.stdout, done.stdout
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert {(r["protocol"], r["chain"], r["episode"]) for r in rows} == {
+        (p, c, e) for p in ("own", "none") for c in (0, 1) for e in (1, 2, 3, 4)
+    }
+    assert rows[0]["dataset_hash"] in (out / "dataset.json").read_text()
+    assert "--env=cartpole_swingup" in rows[0]["command"]
+    for name in ("report.html", "results.csv", "metrics.csv", "returns_vs_trajs.png", "config.json"):
+        assert (out / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
+def test_a_broken_run_goes_on_to_the_same_bits(unbroken, data_dir, tmp_path, how):
+    out = tmp_path / "broken"
+    flags = [*TINY, f"--data_dir={data_dir}", f"--out={out}"]
+    process = subprocess.Popen(program("train_offline", *flags), stdout=subprocess.PIPE, text=True)
+    while not any((out / "checkpoints").glob("[0-9]*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(how)
+    stdout, _ = process.communicate(timeout=120)
+    if how == signal.SIGTERM:
+        assert process.returncode == 0
+        assert "Go on with: --resume" in stdout or "report.html" in stdout
+    again = run("train_offline", "--resume", f"--out={out}", f"--data_dir={data_dir}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert_same_run(unbroken[0], out)
+
+
+def test_a_second_run_does_not_overwrite_the_first(unbroken, data_dir):
+    done = run("train_offline", *TINY, f"--data_dir={data_dir}", f"--out={unbroken[0]}")
+    assert done.returncode != 0
+    assert "holds a run already; add --resume" in done.stderr
+
+
+def test_a_run_does_not_go_on_under_other_flags(unbroken, data_dir):
+    done = run("train_offline", "--resume", f"--out={unbroken[0]}", f"--data_dir={data_dir}", "--width=32")
+    assert done.returncode != 0
+    assert "--width: expected 16 as in the stored run, got 32" in done.stderr
+
+
+def test_evaluate_plays_a_checkpoint(unbroken):
+    out, _ = unbroken
+    done = run("evaluate", f"--checkpoint={out}", "--trajs=1,2", "--chains=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "report.html" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--env=walker_fly"], "walker_fly"),
+        (["--env=cartpole_swingup", "--dataset=nothing"], "no data set"),
+        (["--env=cartpole_swingup", "--trajs=11"], "--trajs: expected at most"),
+        (["--env=cartpole_swingup", "--preset=tpu"], "accelerator, cpu"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_a_non_zero_exit(data_dir, tmp_path, flags, message):
+    done = run("train_offline", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}", *flags)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_diverging_run_stops_with_the_batch_and_keeps_the_checkpoint(data_dir, tmp_path):
+    out = tmp_path / "out"
+    flags = [*TINY, f"--data_dir={data_dir}", f"--out={out}", "--learning_rate=1e30", "--clip=1e30"]
+    done = run("train_offline", *flags)
+    assert done.returncode != 0
+    assert "expected finite numbers" in done.stderr
+    assert list(out.glob("diverged_*.npz"))
+    assert os.environ.get("JAX_PLATFORMS") == "cpu"
