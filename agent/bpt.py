@@ -75,7 +75,8 @@ def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
 def project(weights: LayerWeights, x: Array) -> tuple[Array, Array, Array]:
     """[B, Q, E] -> queries, keys and values, [B, Q, H, D] each."""
     normed = layer_norm(x, weights.norm1_scale, weights.norm1_bias)
-    qkv = jnp.einsum("bqe,ethd->bqthd", normed, weights.qkv.astype(x.dtype))
+    qkv = _linear(normed, weights.qkv.reshape(x.shape[-1], -1))
+    qkv = qkv.reshape(*x.shape[:2], *weights.qkv.shape[1:])
     return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
 
@@ -95,22 +96,82 @@ def feed_forward(
     Args:
       first: position of x[:, 0] in its row, for dropout.
     """
-    dtype = x.dtype
-    h = jnp.einsum("bqhd,hde->bqe", attended, weights.out.astype(dtype))
+    h = _linear(attended.reshape(x.shape), weights.out.reshape(-1, x.shape[-1]))
     x = x + dropout(h, dropout_rate, _site(dropout_seed, _AFTER_ATTENTION), first)
     h = layer_norm(x, weights.norm2_scale, weights.norm2_bias)
-    h = jnp.einsum("bqe,ef->bqf", h, weights.ffn_in.astype(dtype))
-    h = jax.nn.gelu(h + weights.ffn_in_bias.astype(dtype)[None, None], approximate=True)
-    h = jnp.einsum("bqf,fe->bqe", h, weights.ffn_out.astype(dtype))
-    h = h + weights.ffn_out_bias.astype(dtype)[None, None]
+    h = jax.nn.gelu(_linear(h, weights.ffn_in, weights.ffn_in_bias), approximate=True)
+    h = _linear(h, weights.ffn_out, weights.ffn_out_bias)
     return x + dropout(h, dropout_rate, _site(dropout_seed, _AFTER_FEED_FORWARD), first)
+
+
+def _linear(x: Array, matrix: Array, bias: Array | None = None) -> Array:
+    """[B, Q, a], [a, b] -> [B, Q, b]. Two-dimensional inside: with XLA on a CPU the gradient is 1.2 times faster."""
+    y = (x.reshape(-1, x.shape[-1]) @ matrix.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+    return y if bias is None else y + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _site(seed: Array | None, site: int) -> Array | None:
     return None if seed is None else scramble(seed, jnp.uint32(site))
 
 
+def layer(
+    weights: LayerWeights,
+    x: Array,
+    where: Visibility,
+    *,
+    system: str,
+    block: int = 0,
+    window: int | None = None,
+    span: int | None = None,
+    dropout_rate: float = 0.0,
+    dropout_seed: Array | None = None,
+) -> Array:
+    """[B, L, E] -> [B, L, E], in the dtype of x. Every system gives the same numbers and gradients.
+
+    vanilla: all L x L scores, all L x F hidden units. memory_efficient: blockwise attention, all hidden units.
+    bpt: blockwise, attention and feed-forward of a block in one go; its backward pass keeps only the layer's input
+    and the attention's output.
+
+    Args:
+      system: one of SYSTEMS.
+      block: tokens per block; 0 is `best_block(L)`.
+      window, span: as of `attention.visible`.
+      dropout_rate: in [0, 1), of attention weights and of both residual branches.
+      dropout_seed: uint32 scalar, another for every layer and update; not read when the rate is 0.
+
+    Raises:
+      ValueError: unknown system.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"system: expected one of {', '.join(SYSTEMS)}, got {system!r}")
+    rest = partial(_finish, dropout_rate)
+    settings = {
+        "window": window,
+        "span": span,
+        "dropout_rate": dropout_rate,
+        "dropout_seed": dropout_seed,
+    }
+    if system == "vanilla":
+        attended = dense_attention(*project(weights, x), where, **settings)
+        return rest(weights, x, attended, 0, dropout_seed)
+    settings["block"] = block or best_block(x.shape[1])
+    if system == "memory_efficient":
+        attended = blockwise_attention(*project(weights, x), where, **settings)
+        return rest(weights, x, attended, 0, dropout_seed)
+
+    def fused(weights: LayerWeights, x: Array) -> Array:
+        return fused_attention(rest, weights, x, *project(weights, x), where, **settings)
+
+    keep = jax.checkpoint_policies.save_only_these_names(SAVED)
+    return jax.checkpoint(fused, policy=keep)(weights, x)
+
+
+def best_block(length: int) -> int:
+    """L -> tokens per block"""
+    return min(length, 128)
+
+
 def _finish(
-    rate: float, weights: LayerWeights, x: Array, attended: Array, first: Array, seed: Array
+    rate: float, weights: LayerWeights, x: Array, attended: Array, first: Array | int, seed: Array | None
 ) -> Array:
     return feed_forward(weights, x, attended, dropout_rate=rate, dropout_seed=seed, first=first)

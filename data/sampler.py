@@ -60,7 +60,7 @@ class Sampler:
         self.steps_per_row = steps_per_row or one_chain
         if self.steps_per_row < one_chain:
             raise ValueError(
-                f"--steps_per_row: expected at least {one_chain}, a chain of {trajs}, got {steps_per_row}"
+                f"steps_per_row: expected at least {one_chain}, a chain of {trajs}, got {steps_per_row}"
             )
 
     def batch(self, step: int) -> Batch:

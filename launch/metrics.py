@@ -238,7 +238,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         trajs: the largest number of trajectories in context. chain: from 0. episode: its place there, from 1.
         return, length, target_return: environment units, steps, and the return asked for.
         score: envs.scores.normalised_score of the return, or None.
-        command, commit, versions, time: see provenance().
+        command, commit, versions, time: provenance(), the same for all rows of one measurement.
 
     Raises:
         ValueError: a row with a missing or wrong field.

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from absl import app
+from absl import app, logging
 
 MENDABLE = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
 """What a user can mend: these end in one line. Anything else is a fault of ours and keeps its traceback."""
@@ -13,6 +13,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Parse flags and run main; a mistake of the user's ends in one line and a non-zero exit."""
 
     def guarded(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             sys.exit(f"expected flags only, got {' '.join(argv[1:])}; see --help")
         try:

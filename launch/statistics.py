@@ -104,16 +104,16 @@ def powers_of_two(episodes: int) -> list[int]:
 
 
 def newest_chains(rows: Sequence[Mapping[str, Any]], protocol: str, update: int) -> Chains:
-    """The chains that one protocol measured last at an update.
+    """The chains of the last measurement of one protocol at an update.
 
-    Rows that ask for another return, or come from another data set or chain length, than the newest row of
-    the protocol belong to an earlier measurement and stay out; of an episode measured twice the later row
-    counts. A chain without all its episodes, which a killed program leaves, is left out with a warning.
+    The rows of one measurement share everything but chain, episode and what was returned there: also command
+    and time, since provenance() is asked once. Rows of earlier measurements stay out. A chain without all its
+    episodes, which a killed program leaves, is left out with a warning.
     """
     rows = [row for row in rows if row["protocol"] == protocol and row["update"] == update]
     if not rows:
         return {}
-    same = ("env", "dataset_hash", "method", "trajs", "target_return")
+    same = ("env", "dataset_hash", "method", "trajs", "target_return", "command", "time")
     rows = [row for row in rows if all(row[field] == rows[-1][field] for field in same)]
     chains: dict[tuple[int, int], dict[int, float]] = {}
     for row in rows:
@@ -134,8 +134,8 @@ def newest_chains(rows: Sequence[Mapping[str, Any]], protocol: str, update: int)
 
 
 def stack(chains: Chains) -> np.ndarray:
-    """[chains, episodes]; [0, 0] without a chain."""
-    return np.stack(list(chains.values())) if chains else np.zeros((0, 0))
+    """[chains, episodes]."""
+    return np.stack(list(chains.values()))
 
 
 def gain_from_context(own: Chains, none: Chains) -> Estimate | None:
@@ -156,18 +156,23 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
         trajs: the numbers of trajectories in context to report; None for 1, 2, 4, ... and the whole chain.
 
     Raises:
-        ValueError: no chain is whole, or none has so many trajectories.
+        ValueError: there is no row or no whole chain, or none has so many trajectories.
     """
-    newest = max((row["update"] for row in rows), default=0)
-    own = {update: newest_chains(rows, "own", update) for update in sorted({row["update"] for row in rows})}
-    found = {"own": own.get(newest, {}), "none": newest_chains(rows, "none", newest)}
+    if not rows:
+        raise ValueError("results.jsonl holds no row: evaluate first")
+    updates = sorted({row["update"] for row in rows})
+    last = [row for row in rows if row["update"] == updates[-1]][-1]
+    own = {update: newest_chains(rows, "own", update) for update in updates}
+    # An evaluation killed before its control must not be set against the control of an older one.
+    controls = [row for row in rows if row["command"] == last["command"]]
+    found = {"own": own[updates[-1]], "none": newest_chains(controls, "none", updates[-1])}
     chains = {protocol: part for protocol, part in found.items() if part}
     if not chains:
-        raise ValueError("results.jsonl: expected a chain with all its episodes, got none: evaluate again")
+        raise ValueError(f"results.jsonl has no whole chain at update {updates[-1]}: evaluate again")
     returns = {protocol: stack(part) for protocol, part in chains.items()}
     best = float(data.max())
     return Result(
-        row=dict([row for row in rows if row["update"] == newest][-1]),
+        row=dict(last),
         chains=chains,
         summaries=[
             summarise(matrix, protocol, n, best)

@@ -154,7 +154,6 @@ def read_stored(out: Path) -> dict[str, Any]:
 def load_dataset(plan: Plan, size: envs.Spec) -> Any:
     """The data set named, or the one there is, or one collected now."""
     from data import catalog, exorl
-    from launch.collect import collect
 
     data_dir = Path(plan.run.data_dir)
     name = catalog.choose(size.domain, plan.run.dataset or None, data_dir)
@@ -165,6 +164,8 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
             f"with a td3 agent into {data_dir / size.domain / name}.",
             flush=True,
         )
+        from launch.collect import collect
+
         collect(size.name, "td3", plan.run.episodes, plan.run.seed, data_dir, name)
     return catalog.load(
         size.name,

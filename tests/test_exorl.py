@@ -219,6 +219,7 @@ def test_rewards_are_made_again_for_another_version_of_the_simulator(folder, mon
 
 
 def test_a_cache_of_another_format_is_made_anew(folder, monkeypatch):
+    monkeypatch.setattr(exorl, "_rewards_key", lambda sha256, name: "same")
     load_run(folder)
     monkeypatch.setattr(exorl, "CACHE_FORMAT", exorl.CACHE_FORMAT + 1)
     monkeypatch.setattr(exorl, "read_episode", unwanted)
@@ -268,6 +269,17 @@ def test_the_hash_is_of_the_content(folder, tmp_path):
     assert load_run(folder).sha256 != sha256
 
 
+def process_number(physics, actions):
+    return np.full(len(physics), os.getpid())
+
+
+def test_much_data_is_relabelled_in_other_processes_and_little_in_this_one(folder, monkeypatch):
+    assert load_run(folder, reward_fn=process_number).trajectories[0].rewards[0] == os.getpid()
+    shutil.rmtree(folder / "cache")
+    monkeypatch.setattr(exorl, "INLINE_STEPS", 0)
+    assert load_run(folder, reward_fn=process_number, workers=2).trajectories[0].rewards[0] != os.getpid()
+
+
 def test_processes_give_what_one_gives(folder, monkeypatch):
     alone = load_run(folder)
     shutil.rmtree(folder / "cache")
@@ -306,7 +318,7 @@ def test_a_folder_without_rights_is_named_for_real(folder):
 
 
 def test_a_folder_without_rights_is_named_before_any_work(folder, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     monkeypatch.setattr(exorl, "read_episode", unwanted)
     with pytest.raises(
         PermissionError, match=f"^{folder}/cache: cannot be written, expected a data set folder"

@@ -27,6 +27,7 @@ SHARED = {
     "dataset_hash": "abc",
     "seed": 0,
     "method": "AT",
+    "target_return": 400.0,
     "score": None,
     "length": 1000,
     "command": "python -m launch.train_offline --env walker_run --trajs 4",
@@ -36,15 +37,10 @@ SHARED = {
 }
 
 
-def rows_of(returns, protocol="own", update=100, target_return=400.0):
+def rows_of(returns, protocol="own", update=100):
     """[chains, episodes] -> rows, episode after episode, as chains in lockstep write them."""
     returns = np.asarray(returns, dtype=float)
-    place = {
-        "protocol": protocol,
-        "trajs": returns.shape[1],
-        "update": update,
-        "target_return": target_return,
-    }
+    place = {"protocol": protocol, "trajs": returns.shape[1], "update": update}
     return [
         SHARED | place | {"chain": chain, "episode": episode + 1, "return": float(returns[chain, episode])}
         for episode in range(returns.shape[1])
@@ -92,11 +88,22 @@ def test_powers_of_two_end_with_the_whole_chain():
     assert powers_of_two(8) == [1, 2, 4, 8]
 
 
-def test_an_episode_measured_twice_counts_once_and_another_target_does_not_count():
-    rows = rows_of([[9, 9]], target_return=200.0) + rows_of([[1, 2], [3, 4]]) + rows_of([[5, 6]])
+def test_only_the_last_measurement_of_an_update_counts():
+    early, late = rows_of([[1, 2], [3, 4]]), rows_of([[5, 6]])
+    rows = [row | {"time": "2026-01-01T00:00:00+00:00"} for row in early]
+    rows += [row | {"time": "2026-01-02T00:00:00+00:00"} for row in late]
     chains = newest_chains(rows, "own", 100)
-    assert {chain: list(returns) for chain, returns in chains.items()} == {(0, 0): [5, 6], (0, 1): [3, 4]}
+    assert {chain: list(returns) for chain, returns in chains.items()} == {(0, 0): [5, 6]}
     assert newest_chains(rows, "none", 100) == {}
+    assert newest_chains(rows, "own", 99) == {}
+
+
+def test_a_control_of_an_older_command_is_no_control():
+    rows = rows_of([[1, 2]]) + rows_of([[1, 1]], "none")
+    assert newest_result(rows, np.array([4.0]), trajs=None).gain.mean == 1.0
+    rows += [row | {"command": "python -m launch.evaluate"} for row in rows_of([[5, 6]])]
+    result = newest_result(rows, np.array([4.0]), trajs=None)
+    assert list(result.chains) == ["own"] and result.gain is None
 
 
 def test_a_chain_that_a_kill_cut_short_is_left_out_with_a_warning():
@@ -120,7 +127,7 @@ def test_a_result_shows_the_newest_update_and_keeps_the_older_ones_as_history():
     assert [(summary.trajs, summary.last.mean) for summary in result.summaries] == [(1, 5.0), (2, 7.0)]
     assert {update: summary.last.mean for update, summary in result.history.items()} == {50: 3.0, 100: 7.0}
     assert result.summaries[-1].last_of_best == 0.7
-    with pytest.raises(ValueError, match="expected a chain with all its episodes, got none"):
+    with pytest.raises(ValueError, match="holds no row: evaluate first"):
         newest_result([], np.array([1.0]), trajs=None)
 
 

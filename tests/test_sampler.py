@@ -173,7 +173,7 @@ def test_a_number_out_of_range_is_refused(flag, value):
 
 
 def test_a_row_too_short_for_a_chain_is_refused():
-    with pytest.raises(ValueError, match="--steps_per_row: expected at least 14, a chain of 4, got 13"):
+    with pytest.raises(ValueError, match="steps_per_row: expected at least 14, a chain of 4, got 13"):
         sampler(trajectories([30] * 4), steps_per_row=13)
 
 

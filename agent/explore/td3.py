@@ -1,134 +1,93 @@
-"""TD3 (Fujimoto et al., arXiv 1802.09477) with layer-normalised networks and n-step returns.
+"""TD3 (Fujimoto et al., arXiv 1802.09477) on n-step returns: twin critics, delayed policy, smoothed targets."""
 
-Pure functions on arrays. `learn` runs many updates in one compiled call, over minibatches drawn beforehand.
-"""
-
-import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-Params = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class TD3Config:
-    """The numbers of the agent."""
-
-    width: int = 256
-    batch_size: int = 256
-    updates_per_step: float = 0.5
-    learning_rate: float = 5e-4
-    discount: float = 0.99
-    n_step: int = 3
-    target_rate: float = 0.01
-    target_noise: float = 0.2
-    target_noise_clip: float = 0.3
-    policy_delay: int = 2
-    random_episodes: int = 4
-    first_noise: float = 0.5
-    last_noise: float = 0.1
-    noise_episodes: int = 50
-
-
-class Transitions(NamedTuple):
-    """Minibatches of n-step transitions; leading axes as the function says."""
-
-    observations: jax.Array
-    actions: jax.Array
-    rewards: jax.Array
-    discounts: jax.Array
-    next_observations: jax.Array
+from agent.explore.config import ExploreConfig
+from agent.explore.networks import Layers, init_mlp, mlp
+from agent.explore.replay import Transitions
 
 
 class TD3State(NamedTuple):
-    """All that learning changes."""
+    """All that an update changes."""
 
-    actor: Params
-    critics: Params
-    target_critics: Params
+    actor: Layers
+    critics: Layers
+    """Both critics, stacked on a leading axis of 2."""
+    target_critics: Layers
     actor_optimizer: optax.OptState
     critic_optimizer: optax.OptState
     step: jax.Array
+    """Updates made."""
 
 
-def init(key: jax.Array, observation_size: int, action_size: int, config: TD3Config) -> TD3State:
+def init_td3(key: jax.Array, observation_size: int, action_size: int, config: ExploreConfig) -> TD3State:
+    """Fresh networks, the target critics equal to the critics."""
     actor_key, *critic_keys = jax.random.split(key, 3)
-    width = config.width
-    actor = init_mlp(actor_key, (observation_size, width, width, action_size))
-    sizes = (observation_size + action_size, width, width, 1)
-    critics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[init_mlp(k, sizes) for k in critic_keys])
-    optimizer = optax.adam(config.learning_rate)
+    hidden = (config.width, config.width)
+    actor = init_mlp(actor_key, (observation_size, *hidden, action_size))
+    twins = [init_mlp(k, (observation_size + action_size, *hidden, 1)) for k in critic_keys]
+    critics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *twins)
+    optimizer = config.optimizer()
     return TD3State(
-        actor, critics, jax.tree.map(jnp.copy, critics), optimizer.init(actor), optimizer.init(critics), jnp.zeros((), jnp.int32)
+        actor, critics, critics, optimizer.init(actor), optimizer.init(critics), jnp.zeros((), jnp.int32)
     )
 
 
-def init_mlp(key: jax.Array, sizes: tuple[int, ...]) -> list[tuple[jax.Array, jax.Array]]:
-    keys = jax.random.split(key, len(sizes) - 1)
-    orthogonal = jax.nn.initializers.orthogonal(2**0.5)
-    return [(orthogonal(k, (a, b)), jnp.zeros(b)) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
+def act(actor: Layers, observations: jax.Array) -> jax.Array:
+    """`[B, O] -> [B, A]` in [-1, 1], without noise."""
+    return jnp.tanh(mlp(actor, observations))
 
 
-def mlp(params: Params, inputs: Any, np: Any = jnp) -> Any:
-    x = inputs
-    for layer, (weights, bias) in enumerate(params):
-        x = x @ weights + bias[None]
-        if layer == 0:
-            x = x - x.mean(-1, keepdims=True)
-            x = np.tanh(x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5))
-        elif layer < len(params) - 1:
-            x = np.maximum(x, 0)
-    return x
+def value(critic: Layers, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """`[B, O], [B, A] -> [B]`: one critic's estimate of the discounted return."""
+    return mlp(critic, jnp.concatenate((observations, actions), axis=-1))[:, 0]
 
 
-def policy(actor: Params, observations: Any, np: Any = jnp) -> Any:
-    return np.tanh(mlp(actor, observations, np))
+def update_td3(state: TD3State, batch: Transitions, key: jax.Array, config: ExploreConfig) -> TD3State:
+    """One update on a minibatch [B]: algorithm 1 of the paper."""
+    values = jax.vmap(value, (0, None, None))
+    targets = critic_targets(state, batch, key, config)
 
-
-def values(critics: Params, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """[B, O], [B, A] -> [2, B]."""
-    return jax.vmap(mlp, (0, None))(critics, jnp.concatenate((observations, actions), -1))[..., 0]
-
-
-def update(state: TD3State, batch: Transitions, key: jax.Array, config: TD3Config) -> TD3State:
-    optimizer = optax.adam(config.learning_rate)
-    noise = config.target_noise * jax.random.normal(key, batch.actions.shape)
-    noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
-    next_actions = jnp.clip(policy(state.actor, batch.next_observations) + noise, -1, 1)
-    next_values = values(state.target_critics, batch.next_observations, next_actions).min(0)
-    targets = batch.rewards + batch.discounts * next_values
-
-    def critic_loss(critics: Params) -> jax.Array:
+    def critic_loss(critics: Layers) -> jax.Array:
         return jnp.mean((values(critics, batch.observations, batch.actions) - targets[None]) ** 2)
 
+    optimizer = config.optimizer()
     gradients = jax.grad(critic_loss)(state.critics)
     updates, critic_optimizer = optimizer.update(gradients, state.critic_optimizer)
     critics = optax.apply_updates(state.critics, updates)
+    first_critic = jax.tree.map(lambda leaf: leaf[0], critics)
 
-    def actor_loss(actor: Params) -> jax.Array:
-        q = jax.tree.map(lambda leaf: leaf[0], critics)
-        a = policy(actor, batch.observations)
-        return -jnp.mean(mlp(q, jnp.concatenate((batch.observations, a), -1)))
+    def actor_loss(actor: Layers) -> jax.Array:
+        return -jnp.mean(value(first_critic, batch.observations, act(actor, batch.observations)))
 
-    def improve(actor: Params, opt: Any) -> tuple[Params, Any]:
-        updates, opt = optimizer.update(jax.grad(actor_loss)(actor), opt)
-        return optax.apply_updates(actor, updates), opt
+    def improve(actor: Layers, optimizer_state: optax.OptState) -> tuple[Layers, optax.OptState]:
+        updates, optimizer_state = optimizer.update(jax.grad(actor_loss)(actor), optimizer_state)
+        return optax.apply_updates(actor, updates), optimizer_state
 
     actor, actor_optimizer = jax.lax.cond(
-        state.step % config.policy_delay == 0, improve, lambda *a: a, state.actor, state.actor_optimizer
+        state.step % config.policy_delay == 0,
+        improve,
+        lambda *unchanged: unchanged,
+        state.actor,
+        state.actor_optimizer,
     )
     target_critics = optax.incremental_update(critics, state.target_critics, config.target_rate)
     return TD3State(actor, critics, target_critics, actor_optimizer, critic_optimizer, state.step + 1)
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnums=0)
-def learn(state: TD3State, batches: Transitions, key: jax.Array, config: TD3Config) -> TD3State:
-    def body(state: TD3State, batch: Transitions) -> tuple[TD3State, None]:
-        return update(state, batch, jax.random.fold_in(key, state.step), config), None
+def critic_targets(
+    state: TD3State, batch: Transitions, key: jax.Array, config: ExploreConfig
+) -> jax.Array:
+    """[B]: `r + discount * min_i Q_i'(s', clip(pi(s') + noise))`, equation 14 of the paper.
 
-    return jax.lax.scan(body, state, batches)[0]
+    The action comes from the policy itself: TD3's slow copy of it changed nothing measurable here but the time.
+    """
+    noise = config.target_noise * jax.random.normal(key, batch.actions.shape)
+    noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
+    actions = jnp.clip(act(state.actor, batch.next_observations) + noise, -1, 1)
+    values = jax.vmap(value, (0, None, None))(state.target_critics, batch.next_observations, actions)
+    return batch.rewards + batch.discounts * values.min(axis=0)

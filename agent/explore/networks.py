@@ -1,0 +1,35 @@
+"""Multilayer perceptrons as plain lists of arrays: jax.numpy to learn, NumPy to act one observation at a time."""
+
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Layers = list[tuple[jax.Array, jax.Array]]
+"""Weights [in, out] and bias [out] of each layer."""
+
+
+def init_mlp(key: jax.Array, sizes: tuple[int, ...]) -> Layers:
+    """Orthogonal weights and no bias; `sizes` are those of the input, of each hidden layer and of the output."""
+    orthogonal = jax.nn.initializers.orthogonal(2**0.5)
+    keys = jax.random.split(key, len(sizes) - 1)
+    pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
+    return [(orthogonal(k, (wide, high)), jnp.zeros(high)) for k, wide, high in pairs]
+
+
+def mlp(layers: Layers, inputs: Any, xp: ModuleType = jnp) -> Any:
+    """`[B, in] -> [B, out]`, by jax.numpy or by NumPy.
+
+    The first hidden layer is normalised and squashed, as in ExoRL's agents: it keeps TD3 stable at high learning
+    rates. The others are rectified.
+    """
+    x = inputs
+    for depth, (weights, bias) in enumerate(layers):
+        x = x @ weights + bias[None]
+        if depth == 0:
+            x = x - x.mean(-1, keepdims=True)
+            x = xp.tanh(x / xp.sqrt((x * x).mean(-1, keepdims=True) + 1e-5))
+        elif depth < len(layers) - 1:
+            x = xp.maximum(x, 0)
+    return x

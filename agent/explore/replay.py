@@ -1,0 +1,65 @@
+"""The memory of an agent that explores: whole episodes in, minibatches of n-step transitions out. NumPy only."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Transitions(NamedTuple):
+    """n-step transitions; `...` are the axes that `Replay.sample` was asked for."""
+
+    observations: np.ndarray
+    """[..., O]."""
+    actions: np.ndarray
+    """[..., A]: the first action of the n."""
+    rewards: np.ndarray
+    """[...]: the sum of the n rewards, discounted."""
+    discounts: np.ndarray
+    """[...]: discount ** n, for the value of the observation n steps on."""
+    next_observations: np.ndarray
+    """[..., O]: n steps on, or the last of the episode, whichever comes first."""
+
+
+class Replay:
+    """The last `capacity` episodes, each of `episode_length` steps, truncated and never terminated."""
+
+    def __init__(self, capacity: int, episode_length: int, observation_size: int, action_size: int):
+        self._observations = np.zeros((capacity, episode_length + 1, observation_size), np.float32)
+        self._actions = np.zeros((capacity, episode_length, action_size), np.float32)
+        self._rewards = np.zeros((capacity, episode_length), np.float32)
+        self.episodes = 0
+        """How many were ever added."""
+
+    def add(self, observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Take in an episode: [T+1, O], [T, A], [T]. The oldest makes room when the memory is full."""
+        slot = self.episodes % len(self._actions)
+        self._observations[slot] = observations
+        self._actions[slot] = actions
+        self._rewards[slot] = rewards
+        self.episodes += 1
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [O] of the observations remembered."""
+        observations = self._observations[: self.episodes].reshape(-1, self._observations.shape[-1])
+        return observations.mean(0), observations.std(0)
+
+    def sample(
+        self, rng: np.random.Generator, shape: tuple[int, ...], n_step: int, discount: float
+    ) -> Transitions:
+        """Transitions drawn evenly from all steps remembered, with leading axes `shape`."""
+        length = self._actions.shape[1]
+        episode = rng.integers(0, min(self.episodes, len(self._actions)), shape)
+        start = rng.integers(0, length, shape)
+        rewards, discounts = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        for step in range(n_step):
+            inside = start + step < length
+            rewards += np.where(inside, discounts * self._rewards[episode, (start + step) % length], 0)
+            discounts = np.where(inside, discounts * np.float32(discount), discounts)
+        stop = np.minimum(start + n_step, length)
+        return Transitions(
+            self._observations[episode, start],
+            self._actions[episode, start],
+            rewards,
+            discounts,
+            self._observations[episode, stop],
+        )
