@@ -110,7 +110,7 @@ def make_train_step(
         update, opt_state = rule.update(gradient, state.opt_state, state.weights)
         metrics = {
             "loss": loss / total,
-            "grad_norm": optax.global_norm(gradient),
+            "grad_norm": optax.tree.norm(gradient),
             "learning_rate": schedule(state.step),
         }
         return TrainState(optax.apply_updates(state.weights, update), opt_state, state.step + 1), metrics

@@ -74,7 +74,7 @@ def predict(
         return apply(layer_weights, x, where, dropout_seed=layer_seed), None
 
     seeds = seed + jnp.arange(1, config.layers + 1, dtype=jnp.uint32)
-    x, _ = jax.lax.scan(jax.checkpoint(step), x, (weights.layers, seeds))
+    x, _ = jax.lax.scan(step, x, (weights.layers, seeds))
     return actions_at(weights, tokens.at_action(x, config.tokens))
 
 
