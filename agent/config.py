@@ -73,9 +73,7 @@ class ModelConfig:
 class OptimizerConfig:
     """Gradient descent: linear warm-up to the learning rate, then linear decay to zero at the last update."""
 
-    optimizer: str = number(
-        "adamw", "adamw, or muon on matrices with adamw on everything else.", OPTIMIZERS
-    )
+    optimizer: str = number("adamw", "adamw, or muon on matrices with adamw on everything else.", OPTIMIZERS)
     learning_rate: float = number(1e-4, "Peak learning rate.")
     weight_decay: float = number(1e-4, "Decoupled weight decay.")
     clip: float = number(0.25, "Gradients are scaled down to this global norm.")

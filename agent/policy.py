@@ -127,7 +127,8 @@ class CachedPolicy:
         seed: int = 0,
     ) -> None:
         """keep: steps of each past trajectory that stay in the context, 0 for all. seed: draws which they are."""
-        self._weights, self._config, self._scaling, self._rules = weights, config, scaling, rules
+        self._weights, self._config = transformer.unstack(weights), config
+        self._scaling, self._rules = scaling, rules
         self._slots = Slots.of(config, min(keep, episode_length - 1), episode_length)
         self._chains, self._seed = chains, seed
         self._action_size = weights.head.shape[1]
@@ -189,9 +190,7 @@ class CachedPolicy:
                 dtype=np.float32,
             )
             clock = self._clock(self._slots.kinds - after)
-            self._cache = _after_action(
-                self._weights, self._config, self._slots, self._cache, inputs, clock
-            )
+            self._cache = _after_action(self._weights, self._config, self._slots, self._cache, inputs, clock)
         self._position += self._slots.kinds
         self._timestep += 1
 
@@ -201,7 +200,10 @@ class CachedPolicy:
     def _keep_finished(self) -> None:
         """Cut the episodes just played as the training chains cut theirs, and append them to the context."""
         trajectories = zip(
-            np.stack(self._observations, 1), np.stack(self._actions, 1), np.stack(self._rewards, 1), strict=True
+            np.stack(self._observations, 1),
+            np.stack(self._actions, 1),
+            np.stack(self._rewards, 1),
+            strict=True,
         )
         self._played = [*self._played[-1:], [Attempt.of(Trajectory(*arrays)) for arrays in trajectories]]
         cuts = []

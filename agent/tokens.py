@@ -49,9 +49,7 @@ def tokens_per_step(layout: str) -> int:
     return {"interleaved": 4, "fused": 1}[layout]
 
 
-def init_tokens(
-    key: Array, layout: str, observation_size: int, action_size: int, width: int
-) -> TokenWeights:
+def init_tokens(key: Array, layout: str, observation_size: int, action_size: int, width: int) -> TokenWeights:
     """Every projected quantity adds about the same variance to its token.
 
     The completion flag starts at zero: in sorted chains it never precedes an action in training

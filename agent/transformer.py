@@ -14,10 +14,11 @@ from data.trajectory import Batch
 
 
 class Weights(NamedTuple):
-    """All that is learned; float32. The arrays of `layers` are stacked: their first axis is the layer."""
+    """All that is learned; float32."""
 
     tokens: tokens.TokenWeights
-    layers: bpt.LayerWeights
+    layers: bpt.LayerWeights | tuple[bpt.LayerWeights, ...]
+    """To learn: one, its arrays stacked on a first axis. To act: apart, as `unstack` makes them."""
     norm_scale: Array  # [E]
     norm_bias: Array  # [E]
     head: Array  # [E, A]
@@ -40,14 +41,20 @@ def init_weights(key: Array, config: ModelConfig, observation_size: int, action_
     )
 
 
+def unstack(weights: Weights) -> Weights:
+    """The same weights with the layers apart, as `extend` takes them: cutting them out at every step costs time."""
+    layers = len(weights.layers[0])
+    return weights._replace(
+        layers=tuple(jax.tree.map(lambda leaf, i=i: leaf[i], weights.layers) for i in range(layers))
+    )
+
+
 def window_in_tokens(config: ModelConfig) -> int | None:
     """The window in tokens; None when a step sees the whole of its own trajectory."""
     return config.window * tokens.tokens_per_step(config.tokens) or None
 
 
-def predict(
-    weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None
-) -> Array:
+def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:
     """Batch of [B, M] steps -> the action predicted at every step, [B, M, A] in [-1, 1].
 
     dropout_seed: uint32 scalar; None (evaluation) drops nothing.
@@ -132,8 +139,7 @@ def extend(
         span=config.trajs,
     )
     keys, values = [], []
-    for i in range(config.layers):
-        layer = jax.tree.map(lambda leaf, i=i: leaf[i], weights.layers)
+    for i, layer in enumerate(weights.layers):
         q, k, v = bpt.project(layer, x)
         keys.append(lax.dynamic_update_slice(cache.keys[i], k.swapaxes(1, 2), (0, 0, slot, 0)))
         values.append(lax.dynamic_update_slice(cache.values[i], v.swapaxes(1, 2), (0, 0, slot, 0)))

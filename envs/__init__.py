@@ -41,7 +41,7 @@ NAMES: tuple[str, ...] = tuple(_SPECS)
 
 
 def spec(name: str) -> Spec:
-    """The sizes of an environment. Raises ValueError, listing the known names, when there is none of that name."""
+    """The sizes of an environment. Raises ValueError, listing the known names, for any other."""
     if name not in _SPECS:
         raise ValueError(f"unknown environment {name!r}, expected one of: {', '.join(NAMES)}")
     return _SPECS[name]
@@ -50,8 +50,8 @@ def spec(name: str) -> Spec:
 def make(name: str, render_mode: str | None = None) -> "ControlSuite":
     """A gymnasium environment: observations [O] float32, actions [A] float32 in [-1, 1].
 
-    `render_mode="rgb_array"` needs EGL or OSMesa; without it no rendering library is loaded. Raises ValueError
-    when the name or the render mode is unknown.
+    `render_mode="rgb_array"` needs EGL or OSMesa; without it no rendering library is loaded. Raises
+    ValueError when the name or the render mode is unknown.
     """
     from envs.dmc import ControlSuite
 
@@ -61,8 +61,8 @@ def make(name: str, render_mode: str | None = None) -> "ControlSuite":
 def reward_fn(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """The task's reward as a function of stored states: `[R, P] float64, [R, A] float32 -> [R] float32`.
 
-    Row i is the state after action i, as ExoRL stores it. The function can be pickled; it loads the environment
-    in the process that calls it. See envs.dmc.relabel.
+    Row i is the state after action i, as ExoRL stores it. The function can be pickled; it loads the
+    environment in the process that calls it. See envs.dmc.relabel.
     """
     from envs.dmc import relabel
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("MUJOCO_GL", "disable")  # else importing MuJoCo looks for a display
 
-import gymnasium  # noqa: E402
-import mujoco  # noqa: E402
-import numpy as np  # noqa: E402
-from dm_control import suite  # noqa: E402
-from dm_control.rl.control import Environment  # noqa: E402
+import gymnasium
+import mujoco
+import numpy as np
+from dm_control import suite
+from dm_control.rl.control import Environment
 
-from envs import Spec, spec  # noqa: E402
+from envs import Spec, spec
 
 # Where the reward of each domain finds the velocity of the body.
 VELOCITY_SENSORS = {
@@ -75,7 +75,7 @@ class ControlSuite(gymnasium.Env):
         return np.concatenate((self._data.qpos, self._data.qvel, self._data.act))
 
     def render(self) -> np.ndarray:
-        """[240, 320, 3] uint8 from the task's own camera. Raises RuntimeError when there is no OpenGL to draw with."""
+        """[240, 320, 3] uint8 from the task's own camera. Raises RuntimeError when there is no OpenGL."""
         if self.render_mode is None:
             raise RuntimeError(f"{self.size.name}: made without a render_mode, expected 'rgb_array'")
         if self._camera is None:
@@ -131,7 +131,9 @@ class Readings(NamedTuple):
         """Of the walker's centre of mass, in m/s."""
         return self.sensordata[self.velocity_sensor]
 
-    speed = horizontal_velocity  # the cheetah's name for it
+    def speed(self) -> np.ndarray:
+        """Of the cheetah, in m/s."""
+        return self.horizontal_velocity()
 
     def cart_position(self) -> np.ndarray:
         """Of the cartpole, in metres."""
@@ -153,14 +155,15 @@ class Readings(NamedTuple):
 def relabel(name: str, physics: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """The reward of each state, `[R, P] float64, [R, A] float32 -> [R] float32`, as the simulator gave it.
 
-    Row i is the state after action i. ExoRL's own relabelling forgets the action, which makes cartpole rewards
-    too high wherever the reward asks for little control. Raises ValueError when a size is not the environment's.
+    Row i is the state after action i. ExoRL's own relabelling forgets the action, which makes cartpole
+    rewards too high wherever the reward asks for little control. Raises ValueError when a size is wrong.
     """
     size = spec(name)
     expected = (len(physics), size.physics_size), (len(physics), size.action_size)
     if (physics.shape, actions.shape) != expected:
         raise ValueError(
-            f"{name}: physics {physics.shape} and actions {actions.shape}, expected {expected[0]} and {expected[1]}"
+            f"{name}: physics {physics.shape} and actions {actions.shape}, "
+            f"expected {expected[0]} and {expected[1]}"
         )
     suite = _shared_suite(name)
     model = suite.physics.model.ptr
@@ -174,14 +177,15 @@ def relabel(name: str, physics: np.ndarray, actions: np.ndarray) -> np.ndarray:
         mujoco.mj_step1(model, data)  # the positions and velocities that a step of dm_control ends with
         for field in fields:
             rows[field][..., row] = getattr(readings, field)
+    bodies = readings[:2]
     if size.domain == "cartpole":  # its reward averages over poles, and would over rows
-        states = (readings._replace(**{f: rows[f][..., row] for f in fields}) for row in range(len(physics)))
+        states = (Readings(*bodies, *(rows[f][..., row] for f in fields)) for row in range(len(physics)))
         return np.array([suite.task.get_reward(state) for state in states], np.float32)
-    return np.asarray(suite.task.get_reward(readings._replace(**rows)), np.float32)
+    return np.asarray(suite.task.get_reward(Readings(*bodies, *rows.values())), np.float32)
 
 
 def load_suite(size: Spec, random: np.random.RandomState) -> Environment:
-    """dm_control's own environment, with observations in its own order, drawing initial states from `random`."""
+    """dm_control's own environment, observations in its own order, initial states drawn from `random`."""
     return suite.load(
         size.domain,
         size.task,
@@ -190,7 +194,7 @@ def load_suite(size: Spec, random: np.random.RandomState) -> Environment:
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _shared_suite(name: str) -> Environment:
     """One per process, of which only the model and the task are used: both are read-only."""
     return load_suite(spec(name), np.random.RandomState(0))

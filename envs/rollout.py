@@ -1,12 +1,13 @@
 """Policies in environments: chains of episodes, one after another in one context, several chains at a time.
 
-Half of the chains act while the other half steps: the groups run in threads, and MuJoCo and XLA both let
-other threads run while they work.
+Chains are dealt out to processes: stepping MuJoCo through Python holds the interpreter's lock too long for threads to
+help. On an accelerator one process plays them all.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+import multiprocessing
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
@@ -41,7 +42,7 @@ Start = tuple[int, int]
 
 
 def initial_seed(seed: int, start: Start) -> int:
-    """The seed of an episode's initial state: the same for every policy, protocol and number of threads."""
+    """The seed of an episode's initial state: the same for every policy, protocol and number of processes."""
     return int(np.random.SeedSequence((seed, *start)).generate_state(1)[0])
 
 
@@ -53,12 +54,12 @@ def play_chains(
     episodes: int,
     target_return: float,
     seed: int,
-    threads: int,
+    processes: int,
     label: str = "own episodes in context",
 ) -> Outcome:
     """Every chain plays `episodes` episodes; a policy for B chains comes from make_policy(B)."""
     starts = [[(c, e) for e in range(episodes)] for c in range(chains)]
-    returns, lengths = _play(make_env, make_policy, starts, target_return, seed, threads, False, label)
+    returns, lengths = _play(make_env, make_policy, starts, target_return, seed, processes, False, label)
     return Outcome(returns, lengths)
 
 
@@ -70,7 +71,7 @@ def play_alone(
     episodes: int,
     target_return: float,
     seed: int,
-    threads: int,
+    processes: int,
     at_once: int = 32,
     label: str = "empty context",
 ) -> Outcome:
@@ -79,11 +80,11 @@ def play_alone(
     Nothing links the episodes, so `at_once` of them run side by side whatever their chain.
     """
     starts = [(c, e) for c in range(chains) for e in range(episodes)]
-    lanes = min(len(starts), max(at_once, threads))
+    lanes = min(len(starts), max(at_once, processes))
     queues = [starts[lane::lanes] for lane in range(lanes)]
     longest = max(map(len, queues))
     padded = [queue + queue[:1] * (longest - len(queue)) for queue in queues]
-    played = _play(make_env, make_policy, padded, target_return, seed, threads, True, label)
+    played = _play(make_env, make_policy, padded, target_return, seed, processes, True, label)
     outcome = Outcome(np.zeros((chains, episodes)), np.zeros((chains, episodes), np.int64))
     for lane, queue in enumerate(queues):
         for i, (c, e) in enumerate(queue):
@@ -91,39 +92,93 @@ def play_alone(
     return outcome
 
 
+Job = tuple[Callable[[], gymnasium.Env], Callable[[int], Policy], list[list[Start]], float, int, bool]
+"""What a process is given: environments, policy, the starts of its lanes, target return, seed, whether to forget."""
+
+
 def _play(
     make_env: Callable[[], gymnasium.Env],
     make_policy: Callable[[int], Policy],
-    starts: Sequence[Sequence[Start]],
+    starts: Sequence[list[Start]],
     target_return: float,
     seed: int,
-    threads: int,
+    processes: int,
     forget: bool,
     label: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lane i plays the episodes starts[i] in turn -> returns and lengths, [lanes, episodes]."""
     lanes, episodes = len(starts), len(starts[0])
     returns, lengths = np.zeros((lanes, episodes)), np.zeros((lanes, episodes), np.int64)
-    groups = [g for g in np.array_split(np.arange(lanes), min(threads, lanes)) if len(g)]
-    bar = tqdm(total=lanes * episodes, desc=label, unit="episode", disable=None)
-
-    def run(group: np.ndarray) -> None:
-        envs = [make_env() for _ in group]
-        policy = make_policy(len(group))
-        policy.reset()
-        for e in range(episodes):
-            if forget:
-                policy.reset()
-            policy.begin(target_return)
-            seeds = [initial_seed(seed, starts[lane][e]) for lane in group]
-            returns[group, e], lengths[group, e] = _episode(envs, policy, seeds)
-            bar.update(len(group))
-        for env in envs:
-            env.close()
-
-    with bar, ThreadPoolExecutor(len(groups)) as pool:
-        list(pool.map(run, groups))
+    groups = np.array_split(np.arange(lanes), min(processes, lanes))
+    jobs: list[Job] = [
+        (make_env, make_policy, [starts[lane] for lane in group], target_return, seed, forget)
+        for group in groups
+    ]
+    played = _in_processes(jobs) if len(jobs) > 1 else ((0, *each) for each in _episodes(*jobs[0]))
+    with tqdm(total=lanes * episodes, desc=label, unit="episode", disable=None) as bar:
+        for number, episode, total, length in played:
+            returns[groups[number], episode], lengths[groups[number], episode] = total, length
+            bar.update(len(groups[number]))
     return returns, lengths
+
+
+def _episodes(
+    make_env: Callable[[], gymnasium.Env],
+    make_policy: Callable[[int], Policy],
+    starts: list[list[Start]],
+    target_return: float,
+    seed: int,
+    forget: bool,
+) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Play lanes side by side; after each episode: its number, the returns of the lanes, its length."""
+    envs = [make_env() for _ in starts]
+    policy = make_policy(len(starts))
+    policy.reset()
+    for episode in range(len(starts[0])):
+        if forget:
+            policy.reset()
+        policy.begin(target_return)
+        yield episode, *_episode(envs, policy, [initial_seed(seed, lane[episode]) for lane in starts])
+    for env in envs:
+        env.close()
+
+
+def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, int]]:
+    """Every job in a process of its own; what `_episodes` yields, as it comes, behind the number of its job."""
+    context = multiprocessing.get_context("spawn")  # JAX and fork do not mix
+    messages = context.Queue()
+    workers = [
+        context.Process(target=_work, args=(messages, number, job), daemon=True)
+        for number, job in enumerate(jobs)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        left = sum(len(job[2][0]) for job in jobs)
+        while left:
+            try:
+                message = messages.get(timeout=1)
+            except queue.Empty:
+                dead = [worker.exitcode for worker in workers if worker.exitcode]
+                if dead:
+                    raise RuntimeError(f"a rollout process ended with exit code {dead[0]}") from None
+                continue
+            if isinstance(message, Exception):
+                raise message
+            yield message
+            left -= 1
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _work(messages: Any, number: int, job: Job) -> None:
+    try:
+        for played in _episodes(*job):
+            messages.put((number, *played))
+    except Exception as error:  # told to the parent, which raises it
+        messages.put(error)
 
 
 def _episode(envs: list[gymnasium.Env], policy: Policy, seeds: list[int]) -> tuple[np.ndarray, int]:

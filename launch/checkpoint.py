@@ -43,7 +43,9 @@ class Meta(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         from dataclasses import asdict
 
-        plain = self._asdict() | {name: asdict(getattr(self, name)) for name in ("model", "optimizer", "rules")}
+        plain = self._asdict() | {
+            name: asdict(getattr(self, name)) for name in ("model", "optimizer", "rules")
+        }
         scaling = {k: np.asarray(v, np.float64).tolist() for k, v in self.scaling._asdict().items()}
         return plain | {"scaling": scaling, "format": FORMAT}
 
@@ -127,9 +129,9 @@ class Checkpoints:
         )
         weights, _ = self.weights()
         rest = _on_this_machine({"opt_state": shapes.opt_state, "step": shapes.step})
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(rest=ocp.args.StandardRestore(rest))
-        )["rest"]
+        restored = self._manager.restore(step, args=ocp.args.Composite(rest=ocp.args.StandardRestore(rest)))[
+            "rest"
+        ]
         return TrainState(weights, restored["opt_state"], restored["step"])
 
     def close(self) -> None:

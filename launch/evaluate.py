@@ -6,7 +6,9 @@ initial states with an empty context. All numbers go to results.jsonl, tables an
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,11 @@ import envs
 from launch import program
 
 if TYPE_CHECKING:
+    from agent.config import ModelConfig
     from agent.policy import CachedPolicy
     from agent.transformer import Weights
+    from data.chain import ChainRules
+    from data.scaling import Scaling
     from envs.rollout import Outcome
     from launch.checkpoint import Meta
 
@@ -40,7 +45,9 @@ def evaluate(
     trajs: chain lengths to report; the longest is played, the shorter are its beginnings. None: 1, 2, 4, ... up to
     the length of the training chains. target_return: what is asked for, None the best in the training data.
     """
-    from agent.policy import CachedPolicy
+    import jax
+    import numpy as np
+
     from envs.rollout import play_alone, play_chains
     from launch.metrics import append_rows
     from launch.report import report
@@ -49,34 +56,62 @@ def evaluate(
     episodes = max(trajs) if trajs else meta.model.trajs
     target = meta.target_return if target_return is None else target_return
     seed = meta.seed if seed is None else seed
-    recorder = Recorder(meta.env, size.episode_length, episodes) if video else None
 
-    def make_policy(lanes: int) -> "CachedPolicy":
-        return CachedPolicy(
-            weights,
-            meta.model,
+    def play(
+        how: Callable[..., "Outcome"],
+        model: "ModelConfig",
+        lanes: int,
+        make_env: Callable[[], gymnasium.Env] = partial(envs.make, meta.env),
+        processes: int = os.cpu_count() if jax.default_backend() == "cpu" else 1,
+    ) -> "Outcome":
+        make_policy = partial(
+            make_cached_policy,
+            jax.tree.map(np.asarray, weights),
+            model,
             meta.scaling,
             meta.rules,
-            keep=meta.keep,
-            episode_length=size.episode_length,
+            meta.keep,
+            size.episode_length,
+            seed,
+        )
+        return how(
+            make_env,
+            make_policy,
             chains=lanes,
+            episodes=episodes,
+            target_return=target,
             seed=seed,
+            processes=processes,
         )
 
-    shared = {
-        "chains": chains,
-        "episodes": episodes,
-        "target_return": target,
-        "seed": seed,
-        "threads": os.cpu_count() or 1,
-    }
-    own = play_chains(recorder or (lambda: envs.make(meta.env)), make_policy, **shared)
+    own = play(play_chains, meta.model, chains)
     append_rows(out / "results.jsonl", rows(own, "own", meta, update, target))
-    none = play_alone(lambda: envs.make(meta.env), make_policy, **shared)
+    # An empty context is what a chain of one trajectory sees; its cache has no room for others.
+    none = play(play_alone, replace(meta.model, trajs=1), chains)
     append_rows(out / "results.jsonl", rows(none, "none", meta, update, target))
-    if recorder is not None:
-        recorder.save(out / "rollout.gif", own.returns[0], target)
+    if video:
+        recorder = Recorder(meta.env, episodes)
+        shown = play(play_chains, meta.model, 1, recorder, 1)
+        recorder.save(out / "rollout.gif", shown.returns[0], target)
     return report(out, list(trajs) if trajs else None)
+
+
+def make_cached_policy(
+    weights: "Weights",
+    model: "ModelConfig",
+    scaling: "Scaling",
+    rules: "ChainRules",
+    keep: int,
+    episode_length: int,
+    seed: int,
+    chains: int,
+) -> "CachedPolicy":
+    """The policy, made in the process that plays it."""
+    from agent.policy import CachedPolicy
+
+    return CachedPolicy(
+        weights, model, scaling, rules, keep=keep, episode_length=episode_length, chains=chains, seed=seed
+    )
 
 
 def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, target: float) -> list[dict[str, Any]]:
@@ -111,16 +146,13 @@ def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, target: f
 
 
 class Recorder:
-    """Makes environments, of which the first keeps frames of its first and its last episode."""
+    """Makes one environment that keeps frames of the first and the last episode it plays."""
 
-    def __init__(self, env: str, episode_length: int, episodes: int, every: int = 10) -> None:
-        self._env, self._length, self._episodes, self._every = env, episode_length, episodes, every
-        self._made = itertools.count()
+    def __init__(self, env: str, episodes: int, every: int = 10) -> None:
+        self._env, self._episodes, self._every = env, episodes, every
         self.frames: dict[int, list[Any]] = {}
 
     def __call__(self) -> gymnasium.Env:
-        if next(self._made):
-            return envs.make(self._env)
         return _Recorded(envs.make(self._env, render_mode="rgb_array"), self)
 
     def wants(self, episode: int, timestep: int) -> bool:
@@ -167,7 +199,9 @@ def read_trajs(text: str) -> list[int] | None:
     except ValueError:
         numbers = [0]
     if numbers is not None and min(numbers) < 1:
-        raise ValueError(f"--trajs: expected numbers of 1 or more between commas, such as 1,4,32, got {text!r}")
+        raise ValueError(
+            f"--trajs: expected numbers of 1 or more between commas, such as 1,4,32, got {text!r}"
+        )
     return numbers
 
 
@@ -177,7 +211,9 @@ def main(_: list[str]) -> None:
 
     out = Path(flags.FLAGS.checkpoint)
     if not out.is_dir():
-        raise FileNotFoundError(f"--checkpoint: expected the folder of a run, as --out of train_offline, got {out}")
+        raise FileNotFoundError(
+            f"--checkpoint: expected the folder of a run, as --out of train_offline, got {out}"
+        )
     checkpoints = Checkpoints(out)
     meta = checkpoints.meta()
     if flags.FLAGS.env and flags.FLAGS.env != meta.env:
@@ -210,6 +246,10 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("chains", 8, "Chains played, each from its own initial states.", lower_bound=1)
     flags.DEFINE_float("target_return", None, "Return asked for; by default the best in the training data.")
-    flags.DEFINE_integer("seed", None, "Seed of the initial states; by default that of training.", lower_bound=0)
-    flags.DEFINE_boolean("video", False, "Also draw the first and last episode of a chain (needs EGL or OSMesa).")
+    flags.DEFINE_integer(
+        "seed", None, "Seed of the initial states; by default that of training.", lower_bound=0
+    )
+    flags.DEFINE_boolean(
+        "video", False, "Also draw the first and last episode of a chain (needs EGL or OSMesa)."
+    )
     program.run(main)

@@ -43,12 +43,16 @@ class RunConfig:
     crop: int = number(
         0, "Steps in a row of the current, last trajectory that a training chain shows; 0 is all of them."
     )
-    rows: int = number(1, "Rows in a batch; a row holds as many whole chains as fit beside one of the longest.")
+    rows: int = number(
+        1, "Rows in a batch; a row holds as many whole chains as fit beside one of the longest."
+    )
     short_updates: int = number(
         0, "First updates, on short windows of single trajectories: many cheap updates before long chains."
     )
     short_crop: int = number(32, "Steps of such a window; a batch has about as many steps as the long ones.")
-    heldout: float = number(0.05, "Share of trajectories kept out of training, to measure the action error on.")
+    heldout: float = number(
+        0.05, "Share of trajectories kept out of training, to measure the action error on."
+    )
     seed: int = number(0, "Seed of everything: split, batches, weights, dropout, initial states.")
     out: str = number("", "Folder of the run; empty takes the next free runs/<env>-<number>.")
     chains: int = number(8, "Chains of --trajs episodes played in an evaluation.")
@@ -109,7 +113,9 @@ def read_flags() -> tuple[Plan, bool, str]:
         names = [name for name in stored if name not in WATCHING]
         wanted = {name: flags.FLAGS[name].value for name in stored}
         if different := config_flags.changed(stored, wanted, [n for n in names if n in typed]):
-            raise ValueError("; ".join(different) + "; a run goes on as it began, or starts anew in another --out")
+            raise ValueError(
+                "; ".join(different) + "; a run goes on as it began, or starts anew in another --out"
+            )
         config_flags.fill({k: str(v) for k, v in stored.items() if k != "out"}, typed)
     elif preset != "none":
         if preset == "auto":
@@ -128,7 +134,9 @@ def open_out(plan: Plan, resume: bool) -> Path:
         numbers = [int(p.name.rpartition("-")[2]) for p in taken if p.name.rpartition("-")[2].isdigit()]
         out = Path("runs") / f"{plan.run.env}-{max(numbers, default=0) + 1}"
     if (out / "config.json").exists() and not resume:
-        raise FileExistsError(f"--out: {out} holds a run already; add --resume to go on, or choose another folder")
+        raise FileExistsError(
+            f"--out: {out} holds a run already; add --resume to go on, or choose another folder"
+        )
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise PermissionError(f"--out: {out} cannot be written to; choose another folder")
@@ -147,7 +155,9 @@ def read_stored(out: Path) -> dict[str, Any]:
     """The flags of a stored run."""
     path = out / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"--resume: {path} is missing; expected a run begun by launch.train_offline in {out}")
+        raise FileNotFoundError(
+            f"--resume: {path} is missing; expected a run begun by launch.train_offline in {out}"
+        )
     return json.loads(path.read_text())
 
 
@@ -297,7 +307,11 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
     weights = sum(a.size for a in jax.tree.leaves(training.state.weights))
     tokens = training.steps_per_row * tokens_per_step(plan.model.tokens)
     device = jax.devices()[0]
-    kept = f"{plan.run.keep} steps of each past trajectory" if plan.run.keep else "all steps of past trajectories"
+    kept = (
+        f"{plan.run.keep} steps of each past trajectory"
+        if plan.run.keep
+        else "all steps of past trajectories"
+    )
     lines = [
         f"data     {card.dataset} for {card.env}: {card.episodes} episodes, {card.steps:,} steps, {card.path}, "
         f"sha256 {card.sha256[:12]}",
@@ -322,7 +336,9 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
 def shown_flags(plan: Plan) -> dict[str, Any]:
     """The flags of the plan that decide what a user sees of the preset."""
     every = plan.flags()
-    return {name: every[name] for name in ("tokens", "keep", "crop", "window", "rows", "updates", "optimizer")}
+    return {
+        name: every[name] for name in ("tokens", "keep", "crop", "window", "rows", "updates", "optimizer")
+    }
 
 
 def train(plan: Plan, training: Training, out: Path) -> None:
@@ -387,7 +403,9 @@ def catch_sigterm() -> list[int]:
 if __name__ == "__main__":
     for config in CONFIGS:
         config_flags.define(config)
-    flags.DEFINE_boolean("resume", False, "Go on with the run in --out, to the same result as without the break.")
+    flags.DEFINE_boolean(
+        "resume", False, "Go on with the run in --out, to the same result as without the break."
+    )
     flags.DEFINE_string(
         "preset", "auto", f"auto (cpu or accelerator), none, or one of: {', '.join(config_flags.presets())}."
     )

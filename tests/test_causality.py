@@ -21,8 +21,8 @@ TRAJECTORIES = [
     for _ in range(4)
 ]
 SAMPLER = Sampler(TRAJECTORIES, Scaling.fit(TRAJECTORIES), ChainRules(), 4, 4, 8, 2, 0)
-# What a step itself holds that its own action may not see.
-AFTER = {"interleaved": ("actions", "rewards", "completions"), "fused": ("actions", "rewards", "completions")}
+AFTER = ("actions", "rewards", "completions")
+"""What a step itself holds that its own action may not see."""
 
 
 @pytest.mark.parametrize("layout", ["fused", "interleaved"])
@@ -40,7 +40,7 @@ def test_an_action_depends_on_nothing_that_comes_after_it(layout, system):
         if name not in ("timesteps", "trajectories", "chains", "loss_weights")
     }
     for name, values in touched.items():
-        values[:, step + (name not in AFTER[layout]) :] += 1
+        values[:, step + (name not in AFTER) :] += 1
     after = np.asarray(predict(batch._replace(**touched)))
     np.testing.assert_array_equal(before[:, : step + 1], after[:, : step + 1])
     assert np.abs(before[:, step + 1 :] - after[:, step + 1 :]).max() > 1e-4

@@ -32,40 +32,45 @@ def play(policy, rng):
     return played
 
 
-def rows_of(played, keep):
-    """The same chains as training would lay them out: for each chain, the steps up to the end of each episode."""
-    rng = np.random.default_rng(0)  # the policy's own, seed 0
+def select(steps, which):
+    return type(steps)(*(values[which] for values in steps))
+
+
+def chains_as_trained(played, keep):
+    """For every episode and chain, the steps of the chain up to its end as training lays them out."""
+    rng = np.random.default_rng(0)  # the policy's own, of seed 0
     attempts = [
-        [Attempt.of(Trajectory(*(array[c] for array in episode))) for c in range(CHAINS)] for episode in played
+        [Attempt.of(Trajectory(*(array[c] for array in episode))) for c in range(CHAINS)]
+        for episode in played
     ]
     kept = [[] for _ in range(CHAINS)]
     for e in range(EPISODES):
         for c in range(CHAINS):
-            whole = cut_past([a[c] for a in attempts[: e + 1]], RULES, 0, TARGET, np.random.default_rng(9))
-            current = whole._replace(trajectories=whole.trajectories)
-            mine = current.trajectories == e
-            now = type(whole)(*(values[mine] for values in whole))
-            yield e, c, ([*kept[c], now] if keep else [whole])
-        if keep:
-            for c in range(CHAINS):
-                pair = [a[c] for a in attempts[max(0, e - 1) : e + 1]]
-                cut = cut_past(pair, RULES, keep, TARGET, rng)
-                latest = cut.trajectories == len(pair) - 1
-                cut = type(cut)(*(values[latest] for values in cut))
-                kept[c].append(cut._replace(trajectories=np.full(keep, e)))
+            whole = cut_past([a[c] for a in attempts[: e + 1]], RULES, 0, TARGET, rng)  # draws nothing
+            current = select(whole, whole.trajectories == e)
+            yield e, c, ([*kept[c], current] if keep else [whole])
+        for c in range(CHAINS if keep else 0):
+            pair = [a[c] for a in attempts[max(0, e - 1) : e + 1]]
+            cut = cut_past(pair, RULES, keep, TARGET, rng)
+            cut = select(cut, cut.trajectories == len(pair) - 1)
+            kept[c].append(cut._replace(trajectories=np.full(keep, e)))
 
 
-def forward(weights, config, parts):
-    steps = [np.concatenate([getattr(part, name) for part in parts]) for name in parts[0]._fields]
-    steps = type(parts[0])(*steps).scaled(SCALING)
-    batch = Batch(
+def as_batch(parts):
+    """One row, padded to the longest there can be, so that one compilation serves all."""
+    joined = type(parts[0])(*(np.concatenate(values) for values in zip(*parts, strict=True))).scaled(SCALING)
+    length = len(joined.timesteps)
+    arrays = joined._asdict() | {"chains": np.ones(length)}
+    integers = ("timesteps", "trajectories", "chains")
+    return Batch(
         **{
-            name: np.asarray(values, np.int32 if name in ("timesteps", "trajectories") else np.float32)[None]
-            for name, values in steps._asdict().items()
-        },
-        chains=np.ones((1, len(steps.timesteps)), np.int32),
+            name: np.pad(
+                np.asarray(values, np.int32 if name in integers else np.float32)[None],
+                [(0, 0), (0, EPISODES * T - length)] + [(0, 0)] * (values.ndim - 1),
+            )
+            for name, values in arrays.items()
+        }
     )
-    return np.asarray(transformer.predict(weights, config, batch))[0]
 
 
 @pytest.mark.parametrize("layout", ["fused", "interleaved"])
@@ -83,19 +88,16 @@ def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(l
     weights = weights._replace(
         tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head
     )
-    policy = CachedPolicy(
-        weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=CHAINS, seed=0
-    )
+    policy = CachedPolicy(weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=CHAINS, seed=0)
     played = play(policy, np.random.default_rng(5))
     returns = np.array([episode[2].sum(-1) for episode in played])
     assert (returns >= TARGET).any(), "some episodes must complete"
     assert (returns < TARGET).any(), "and some must not"
-    if trajs == 1 and keep:
-        keep_in_oracle = 0  # nothing of the past is seen, so the whole chain serves
-    else:
-        keep_in_oracle = keep
-    for e, c, parts in rows_of(played, keep_in_oracle):
-        predicted = forward(weights, config, parts)[-T:]
+    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    # With nothing of the past in sight, whether it was cut makes no difference.
+    for e, c, parts in chains_as_trained(played, keep if trajs > 1 else 0):
+        length = sum(len(part.timesteps) for part in parts)
+        predicted = np.asarray(predict(as_batch(parts)))[0, length - T : length]
         np.testing.assert_allclose(played[e][1][c], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
 
 

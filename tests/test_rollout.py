@@ -47,16 +47,16 @@ SHARED = {"chains": 3, "episodes": 4, "target_return": 5.0, "seed": 2}
 SEEDS = np.array([[initial_seed(2, (c, e)) % 997 for e in range(4)] for c in range(3)])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 8])
-def test_chains_remember_and_threads_change_nothing(threads):
-    outcome = play_chains(Counting, Remembering, threads=threads, **SHARED)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_chains_remember_and_processes_change_nothing(processes):
+    outcome = play_chains(Counting, Remembering, processes=processes, **SHARED)
     np.testing.assert_array_equal(outcome.returns, 3 * (SEEDS + np.arange(4)))
     np.testing.assert_array_equal(outcome.lengths, np.full((3, 4), 3))
 
 
 @pytest.mark.parametrize("at_once", [1, 5, 100])
 def test_the_control_plays_the_same_starts_and_remembers_nothing(at_once):
-    outcome = play_alone(Counting, Remembering, threads=2, at_once=at_once, **SHARED)
+    outcome = play_alone(Counting, Remembering, processes=1, at_once=at_once, **SHARED)
     np.testing.assert_array_equal(outcome.returns, 3 * SEEDS)
     np.testing.assert_array_equal(outcome.lengths, np.full((3, 4), 3))
 
@@ -68,7 +68,7 @@ def test_the_policy_is_told_the_target_and_the_last_step():
         policies.append(Remembering(lanes))
         return policies[-1]
 
-    play_chains(Counting, make, threads=1, **{**SHARED, "chains": 1, "episodes": 2})
+    play_chains(Counting, make, processes=1, **{**SHARED, "chains": 1, "episodes": 2})
     assert policies[0].log == [5.0, False, False, True] * 2
 
 
@@ -79,4 +79,15 @@ def test_every_episode_has_its_own_initial_state():
 def test_episodes_of_different_length_side_by_side_are_refused():
     lengths = iter([3, 4])
     with pytest.raises(NotImplementedError, match="different lengths"):
-        play_chains(lambda: Counting(next(lengths)), Remembering, threads=1, **{**SHARED, "chains": 2})
+        play_chains(lambda: Counting(next(lengths)), Remembering, processes=1, **{**SHARED, "chains": 2})
+
+
+class Failing(Remembering):
+    def act(self, observations):
+        raise ValueError("this policy cannot act")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_fault_in_a_process_comes_back_as_it_was(processes):
+    with pytest.raises(ValueError, match="this policy cannot act"):
+        play_chains(Counting, Failing, processes=processes, **SHARED)

@@ -1,27 +1,27 @@
 """Agents that make data: TD3 on the task's reward, uniform actions, TD3 on a bonus for novelty.
 
-What an agent has learned is a pure function of a seed and of the episodes in its replay: the caller may let it learn
-on one thread and act on another, stop it and go on, and always gets the same agent.
+What an agent has learned is a pure function of a seed and of the episodes in its replay: the caller may let
+it learn on one thread and act on another, stop it and go on, and always gets the same agent.
 """
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from agent.explore.config import ExploreConfig
-from agent.explore.networks import Layers, mlp
 from agent.explore.replay import Replay, Transitions
 from agent.explore.rnd import RNDState, init_rnd, update_rnd
-from agent.explore.td3 import TD3State, init_td3, update_td3
+from agent.explore.td3 import TD3State, act, init_td3, update_td3
 
-__all__ = ["AGENTS", "ExploreConfig", "Explorer", "Policy", "Replay", "Transitions", "init", "learn"]
+__all__ = ["AGENTS", "ExploreConfig", "Explorer", "Replay", "init", "learn", "policy"]
 
 AGENTS = ("td3", "random", "rnd")
 CHUNK = 50
-"""Updates in one compiled call."""
+"""Updates in one compiled call, at most."""
 
 
 class Explorer(NamedTuple):
@@ -48,28 +48,66 @@ def init(agent: str, seed: int, observation_size: int, action_size: int, config:
     )
 
 
-def learn(explorer: Explorer, replay: Replay, seed: int, config: ExploreConfig) -> Explorer:
-    """The agent after the updates due for the episode that the replay will hold next."""
-    episode = replay.episodes
+def policy(
+    explorer: Explorer, episode: int, action_size: int, rng: np.random.Generator, config: ExploreConfig
+) -> Callable[[np.ndarray], np.ndarray]:
+    """How the agent acts in an episode, counted from 0: observation [O] -> action [A] in [-1, 1], noisy.
+
+    In NumPy: the networks are too small, at one observation, to be worth a call of XLA.
+    """
     if explorer.td3 is None or episode < config.random_episodes:
+        return lambda observation: rng.uniform(-1, 1, action_size).astype(np.float32)
+    actor = jax.tree.map(np.asarray, explorer.td3.actor)
+    mean, deviation = np.asarray(explorer.mean), np.asarray(explorer.deviation)
+    scale = np.float32(config.noise(episode))
+
+    def noisy(observation: np.ndarray) -> np.ndarray:
+        action = act(actor, ((observation - mean) / deviation)[None], np)[0]
+        return np.clip(action + scale * rng.standard_normal(action_size, np.float32), -1, 1)
+
+    return noisy
+
+
+def learn(explorer: Explorer, replay: Replay, seed: int, config: ExploreConfig) -> Explorer:
+    """The agent after the updates due once the replay holds its present number of episodes.
+
+    None are due while the episodes are random; the first ones fix the scale of the observations.
+    """
+    episodes = replay.episodes
+    if explorer.td3 is None or episodes < config.random_episodes:
         return explorer
-    if episode == config.random_episodes:
-        mean, deviation = replay.moments()
-        explorer = explorer._replace(mean=jnp.asarray(mean), deviation=jnp.asarray(deviation + 1e-3))
-    rng = np.random.default_rng((seed, episode))
-    key = jax.random.fold_in(jax.random.key(seed), episode)
-    n_step = 1 if explorer.rnd else config.n_step
-    for _ in range(config.updates // CHUNK):
-        batches = replay.sample(rng, (CHUNK, config.batch_size), n_step, config.discount)
-        explorer = _updates(explorer, batches, key, config)
-    return jax.block_until_ready(explorer)
+    if episodes == config.random_episodes:
+        moments = replay.moments()
+        explorer = explorer._replace(mean=jnp.asarray(moments[0]), deviation=jnp.asarray(moments[1] + 1e-3))
+    td3, rnd = explorer.td3, explorer.rnd
+    mean, deviation = np.asarray(explorer.mean), np.asarray(explorer.deviation)
+    rng = np.random.default_rng((seed, episodes))
+    root = jax.random.fold_in(jax.random.key(seed), episodes)
+    n_step = 1 if rnd else config.n_step
+    for first in range(0, config.updates, CHUNK):
+        updates = min(CHUNK, config.updates - first)
+        batches = replay.sample(rng, (updates, config.batch_size), n_step, config.discount)
+        batches = batches._replace(
+            observations=(batches.observations - mean) / deviation,
+            next_observations=(batches.next_observations - mean) / deviation,
+        )
+        keys = jax.random.split(jax.random.fold_in(root, first), updates)
+        td3, rnd = _updates(td3, rnd, batches, keys, config)
+    return jax.block_until_ready(explorer._replace(td3=td3, rnd=rnd))
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _updates(explorer: Explorer, batches: Transitions, key: jax.Array, config: ExploreConfig) -> Explorer:
-    """One update on each of the minibatches, [U, B, ...]."""
+def _updates(
+    td3: TD3State, rnd: RNDState | None, batches: Transitions, keys: jax.Array, config: ExploreConfig
+) -> tuple[TD3State, RNDState | None]:
+    """One update on each of the minibatches [U, B, ...], observations standardised."""
+    Learned = tuple[TD3State, RNDState | None]
 
-    def body(explorer: Explorer, batch: Transitions) -> tuple[Explorer, None]:
-        return _update(explorer, batch, jax.random.fold_in(key, explorer.td3.step), config), None
+    def body(learned: Learned, xs: tuple[Transitions, jax.Array]) -> tuple[Learned, None]:
+        (td3, rnd), (batch, key) = learned, xs
+        if rnd is not None:
+            rnd, bonus = update_rnd(rnd, batch.next_observations, config)
+            batch = batch._replace(rewards=bonus)
+        return (update_td3(td3, batch, key, config), rnd), None
 
-    return jax.lax.scan(body, explorer, batches)[0]
+    return jax.lax.scan(body, (td3, rnd), (batches, keys))[0]

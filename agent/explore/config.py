@@ -11,16 +11,16 @@ class ExploreConfig:
 
     width: int = 256
     """Of the two hidden layers of every network."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Transitions in a minibatch."""
-    updates: int = 500
-    """Per episode of 1,000 steps."""
-    learning_rate: float = 5e-4
+    updates: int = 1000
+    """Per episode."""
+    learning_rate: float = 1e-3
     """Of Adam."""
     discount: float = 0.99
     """Per step."""
     n_step: int = 3
-    """Rewards summed before the critic is asked; the bonus of `rnd` depends on one observation and takes 1."""
+    """Rewards summed before the critic is asked; 1 for `rnd`, whose bonus changes while it learns."""
     target_rate: float = 0.01
     """How far the target critics follow at each update."""
     target_noise: float = 0.2
@@ -29,15 +29,20 @@ class ExploreConfig:
     """Bound of that noise."""
     policy_delay: int = 2
     """Critic updates for each of the actor."""
-    random_episodes: int = 4
+    random_episodes: int = 3
     """Played with uniform actions before anything is learned; they fix the scale of the observations."""
     first_noise: float = 0.5
     """Standard deviation of the exploration noise on the first action of the agent."""
     last_noise: float = 0.1
     """What it falls to."""
-    noise_episodes: int = 50
+    noise_episodes: int = 25
     """Over how many episodes it falls, linearly."""
 
     def optimizer(self) -> optax.GradientTransformation:
         """The one optimizer of all networks."""
         return optax.adam(self.learning_rate)
+
+    def noise(self, episode: int) -> float:
+        """The exploration noise of an episode, counted from 0."""
+        progress = min(1.0, max(0.0, (episode - self.random_episodes) / self.noise_episodes))
+        return self.first_noise + (self.last_noise - self.first_noise) * progress

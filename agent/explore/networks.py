@@ -1,4 +1,4 @@
-"""Multilayer perceptrons as plain lists of arrays: jax.numpy to learn, NumPy to act one observation at a time."""
+"""Multilayer perceptrons as lists of arrays: jax.numpy to learn, NumPy to act one observation at a time."""
 
 from types import ModuleType
 from typing import Any
@@ -11,18 +11,18 @@ Layers = list[tuple[jax.Array, jax.Array]]
 
 
 def init_mlp(key: jax.Array, sizes: tuple[int, ...]) -> Layers:
-    """Orthogonal weights and no bias; `sizes` are those of the input, of each hidden layer and of the output."""
+    """Orthogonal weights and no bias; `sizes` are those of the input, each hidden layer and the output."""
     orthogonal = jax.nn.initializers.orthogonal(2**0.5)
     keys = jax.random.split(key, len(sizes) - 1)
     pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
-    return [(orthogonal(k, (wide, high)), jnp.zeros(high)) for k, wide, high in pairs]
+    return [(orthogonal(k, (n, m)), jnp.zeros(m)) for k, n, m in pairs]
 
 
 def mlp(layers: Layers, inputs: Any, xp: ModuleType = jnp) -> Any:
     """`[B, in] -> [B, out]`, by jax.numpy or by NumPy.
 
-    The first hidden layer is normalised and squashed, as in ExoRL's agents: it keeps TD3 stable at high learning
-    rates. The others are rectified.
+    The first hidden layer is normalised and squashed, as in ExoRL's agents: it keeps TD3 stable at high
+    learning rates. The others are rectified.
     """
     x = inputs
     for depth, (weights, bias) in enumerate(layers):

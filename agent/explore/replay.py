@@ -1,22 +1,25 @@
-"""The memory of an agent that explores: whole episodes in, minibatches of n-step transitions out. NumPy only."""
+"""What an explorer remembers: whole episodes in, minibatches of n-step transitions out. NumPy only."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+Array = Any
+"""NumPy's when sampled, jax's when learned from."""
 
 
 class Transitions(NamedTuple):
     """n-step transitions; `...` are the axes that `Replay.sample` was asked for."""
 
-    observations: np.ndarray
+    observations: Array
     """[..., O]."""
-    actions: np.ndarray
+    actions: Array
     """[..., A]: the first action of the n."""
-    rewards: np.ndarray
+    rewards: Array
     """[...]: the sum of the n rewards, discounted."""
-    discounts: np.ndarray
+    discounts: Array
     """[...]: discount ** n, for the value of the observation n steps on."""
-    next_observations: np.ndarray
+    next_observations: Array
     """[..., O]: n steps on, or the last of the episode, whichever comes first."""
 
 

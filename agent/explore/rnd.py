@@ -1,7 +1,7 @@
 """Random network distillation (Burda et al., arXiv 1810.12894): a bonus for observations that are new.
 
-A network learns to predict what a fixed random one makes of an observation. Where it errs, the agent has seldom
-been; the error, over its running standard deviation, is the reward of an agent that has no task.
+A network learns to predict what a fixed random one makes of an observation. Where it errs, the agent has
+seldom been; the error, over its running standard deviation, is the reward of an agent that has no task.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from agent.explore.config import ExploreConfig
 from agent.explore.networks import Layers, init_mlp, mlp
 
 FEATURES = 64
@@ -24,32 +25,29 @@ class RNDState(NamedTuple):
     """Fixed."""
     predictor: Layers
     optimizer: optax.OptState
-    updates: jax.Array
+    step: jax.Array
+    """Updates made."""
     mean: jax.Array
     mean_square: jax.Array
 
 
-def init_rnd(
-    key: jax.Array, observation_size: int, width: int, optimizer: optax.GradientTransformation
-) -> RNDState:
+def init_rnd(key: jax.Array, observation_size: int, config: ExploreConfig) -> RNDState:
     """Two networks that know nothing of each other."""
     target_key, predictor_key = jax.random.split(key)
-    sizes = (observation_size, width, width, FEATURES)
+    sizes = (observation_size, config.width, config.width, FEATURES)
     predictor = init_mlp(predictor_key, sizes)
     return RNDState(
         init_mlp(target_key, sizes),
         predictor,
-        optimizer.init(predictor),
+        config.optimizer().init(predictor),
         jnp.zeros((), jnp.int32),
         jnp.zeros(()),
         jnp.zeros(()),
     )
 
 
-def update_rnd(
-    state: RNDState, observations: jax.Array, optimizer: optax.GradientTransformation
-) -> tuple[RNDState, jax.Array]:
-    """The bonus [B] of standardised observations [B, O], and the networks after one step on them."""
+def update_rnd(state: RNDState, observations: jax.Array, config: ExploreConfig) -> tuple[RNDState, jax.Array]:
+    """The networks after a step on scaled observations [B, O], and the bonus [B] these earned before."""
     observations = jnp.clip(observations, -CLIP, CLIP)
     wanted = mlp(state.target, observations)
 
@@ -58,10 +56,10 @@ def update_rnd(
         return jnp.mean(errors), errors
 
     gradients, errors = jax.grad(loss, has_aux=True)(state.predictor)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer)
-    count = state.updates + 1
-    mean = state.mean + (jnp.mean(errors) - state.mean) / count
-    mean_square = state.mean_square + (jnp.mean(errors**2) - state.mean_square) / count
-    deviation = jnp.sqrt(jnp.maximum(mean_square - mean**2, 1e-12))
+    updates, optimizer_state = config.optimizer().update(gradients, state.optimizer)
     predictor = optax.apply_updates(state.predictor, updates)
-    return RNDState(state.target, predictor, optimizer_state, count, mean, mean_square), errors / deviation
+    step = state.step + 1
+    mean = state.mean + (jnp.mean(errors) - state.mean) / step
+    mean_square = state.mean_square + (jnp.mean(errors**2) - state.mean_square) / step
+    deviation = jnp.sqrt(jnp.maximum(mean_square - mean**2, 1e-12))
+    return RNDState(state.target, predictor, optimizer_state, step, mean, mean_square), errors / deviation

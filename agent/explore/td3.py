@@ -1,6 +1,7 @@
-"""TD3 (Fujimoto et al., arXiv 1802.09477) on n-step returns: twin critics, delayed policy, smoothed targets."""
+"""TD3 (Fujimoto et al., arXiv 1802.09477) on n-step returns: twin critics, late policy, smoothed targets."""
 
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +38,9 @@ def init_td3(key: jax.Array, observation_size: int, action_size: int, config: Ex
     )
 
 
-def act(actor: Layers, observations: jax.Array) -> jax.Array:
-    """`[B, O] -> [B, A]` in [-1, 1], without noise."""
-    return jnp.tanh(mlp(actor, observations))
+def act(actor: Layers, observations: Any, xp: ModuleType = jnp) -> Any:
+    """`[B, O] -> [B, A]` in [-1, 1], without noise, by jax.numpy or by NumPy."""
+    return xp.tanh(mlp(actor, observations, xp))
 
 
 def value(critic: Layers, observations: jax.Array, actions: jax.Array) -> jax.Array:
@@ -79,12 +80,10 @@ def update_td3(state: TD3State, batch: Transitions, key: jax.Array, config: Expl
     return TD3State(actor, critics, target_critics, actor_optimizer, critic_optimizer, state.step + 1)
 
 
-def critic_targets(
-    state: TD3State, batch: Transitions, key: jax.Array, config: ExploreConfig
-) -> jax.Array:
+def critic_targets(state: TD3State, batch: Transitions, key: jax.Array, config: ExploreConfig) -> jax.Array:
     """[B]: `r + discount * min_i Q_i'(s', clip(pi(s') + noise))`, equation 14 of the paper.
 
-    The action comes from the policy itself: TD3's slow copy of it changed nothing measurable here but the time.
+    The action comes from the policy itself, not from a slow copy of it as in the paper.
     """
     noise = config.target_noise * jax.random.normal(key, batch.actions.shape)
     noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)

@@ -1,0 +1,116 @@
+"""Environments: the suite's own numbers, and rewards that can be computed again from stored states."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import envs
+from envs import dmc
+
+
+def random_episode(env, seed, steps):
+    """Physics, actions and rewards, one row a step."""
+    rng = np.random.default_rng(seed)
+    env.reset(seed=seed)
+    rows = []
+    for _ in range(steps):
+        action = rng.uniform(-1, 1, env.size.action_size).astype(np.float32)
+        reward = env.step(action)[1]
+        rows.append((env.physics_state(), action, reward))
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
+@pytest.mark.parametrize("name", envs.NAMES)
+def test_a_whole_episode_equals_dm_controls_own(name):
+    env, size = envs.make(name), envs.spec(name)
+    reference = dmc.load_suite(size, np.random.RandomState(3))
+    rng = np.random.default_rng(0)
+    observation, _ = env.reset(seed=3)
+    step = reference.reset()
+    for timestep in range(1, size.episode_length + 1):
+        flat = np.concatenate([np.ravel(part) for part in step.observation.values()])
+        np.testing.assert_array_equal(observation, flat.astype(np.float32))
+        np.testing.assert_array_equal(env.physics_state(), reference.physics.get_state())
+        action = rng.uniform(-1, 1, size.action_size).astype(np.float32)
+        step = reference.step(action)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        assert reward == step.reward
+        assert (terminated, truncated) == (False, timestep == size.episode_length)
+    assert step.last()
+
+
+@pytest.mark.parametrize("name", envs.NAMES)
+def test_relabelling_gives_every_reward_the_simulator_gave(name):
+    physics, actions, rewards = random_episode(envs.make(name), 0, 300)
+    np.testing.assert_array_equal(envs.reward_fn(name)(physics, actions), rewards.astype(np.float32))
+
+
+def test_cartpole_rewards_depend_on_the_action_stored():
+    physics, actions, rewards = random_episode(envs.make("cartpole_swingup"), 0, 50)
+    forgetful = envs.reward_fn("cartpole_swingup")(physics, np.zeros_like(actions))
+    assert np.all(forgetful >= rewards - 1e-6)
+    assert np.any(forgetful > rewards + 1e-3)
+
+
+def test_data_of_one_task_serve_another_of_its_domain():
+    walk = envs.make("walker_walk")
+    physics, actions, rewards = random_episode(envs.make("walker_run"), 1, 50)
+    walk_physics, walk_actions, walk_rewards = random_episode(walk, 1, 50)
+    np.testing.assert_array_equal(physics, walk_physics)
+    np.testing.assert_array_equal(
+        envs.reward_fn("walker_walk")(physics, actions), walk_rewards.astype(np.float32)
+    )
+    assert not np.allclose(rewards, walk_rewards)
+
+
+def test_a_reward_function_pickles_and_says_which_sizes_it_expects():
+    rewards = pickle.loads(pickle.dumps(envs.reward_fn("walker_run")))
+    assert rewards(np.zeros((2, 18)), np.zeros((2, 6), np.float32)).dtype == np.float32
+    with pytest.raises(ValueError, match=r"walker_run: physics \(2, 17\).* expected \(2, 18\)"):
+        rewards(np.zeros((2, 17)), np.zeros((2, 6), np.float32))
+
+
+def test_the_seed_alone_decides_the_initial_state():
+    one, two = envs.make("walker_run"), envs.make("walker_run")
+    two.reset(seed=1)
+    two.reset()
+    np.testing.assert_array_equal(one.reset(seed=7)[0], two.reset(seed=7)[0])
+    np.testing.assert_array_equal(one.physics_state(), two.physics_state())
+    assert not np.array_equal(one.reset()[0], two.reset(seed=8)[0])
+
+
+@pytest.mark.parametrize("name", ["walker_run", "cartpole_swingup", "quadruped_walk"])
+def test_gymnasiums_checker_passes(name):
+    check_env(envs.make(name), skip_render_check=True)
+
+
+@pytest.mark.parametrize("name", envs.NAMES)
+def test_the_sizes_stated_are_those_of_the_simulator(name):
+    env, size = envs.make(name), envs.spec(name)
+    assert env.reset(seed=0)[0].shape == (size.observation_size,)
+    assert env.physics_state().shape == (size.physics_size,)
+    assert dmc.load_suite(size, np.random.RandomState(0)).action_spec().shape == (size.action_size,)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    for ask in (envs.spec, envs.make, envs.reward_fn):
+        with pytest.raises(ValueError, match=r"walker_fly.*expected one of: walker_stand.*quadruped_run"):
+            ask("walker_fly")
+
+
+def test_rendering_must_be_asked_for_and_no_opengl_is_loaded_before():
+    with pytest.raises(ValueError, match="'human', expected None or 'rgb_array'"):
+        envs.make("walker_run", "human")
+    with pytest.raises(RuntimeError, match="expected 'rgb_array'"):
+        envs.make("walker_run").render()
+    code = (
+        "import envs, sys; envs.make('walker_run').reset(seed=0); "
+        "sys.exit(any(name.startswith(('OpenGL', 'mujoco.egl', 'glfw')) for name in sys.modules))"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+    assert subprocess.run([sys.executable, "-c", code], env=env, timeout=60).returncode == 0

@@ -1,0 +1,197 @@
+"""The agents that make data: their targets by hand, their learning as a pure function of seed and replay."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agent import explore
+from agent.explore.networks import init_mlp, mlp
+from agent.explore.replay import Transitions
+from agent.explore.rnd import init_rnd, update_rnd
+from agent.explore.td3 import TD3State, act, critic_targets, init_td3, update_td3, value
+
+TINY = explore.ExploreConfig(width=8, batch_size=4, updates=6, n_step=2, random_episodes=1)
+O, A, T = 3, 2, 10
+
+
+def replay_of(episodes, seed=0):
+    rng = np.random.default_rng(seed)
+    replay = explore.Replay(8, T, O, A)
+    for _ in range(episodes):
+        replay.add(
+            rng.normal(2, 3, (T + 1, O)).astype(np.float32),
+            rng.uniform(-1, 1, (T, A)).astype(np.float32),
+            rng.uniform(0, 1, T).astype(np.float32),
+        )
+    return replay
+
+
+def batch_of(size, seed=0):
+    rng = np.random.default_rng(seed)
+    return Transitions(
+        rng.normal(size=(size, O)).astype(np.float32),
+        rng.uniform(-1, 1, (size, A)).astype(np.float32),
+        rng.uniform(size=size).astype(np.float32),
+        np.full(size, 0.9, np.float32),
+        rng.normal(size=(size, O)).astype(np.float32),
+    )
+
+
+def leaves_equal(one, two):
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_n_step_transitions_by_hand_also_at_the_end_of_an_episode():
+    replay = explore.Replay(1, 3, 1, 1)
+    replay.add(np.float32([[0], [1], [2], [3]]), np.float32([[10], [11], [12]]), np.float32([1, 2, 4]))
+    drawn = replay.sample(np.random.default_rng(0), (50,), 2, 0.5)
+    expected = {0: (10, 1 + 0.5 * 2, 0.25, 2), 1: (11, 2 + 0.5 * 4, 0.25, 3), 2: (12, 4, 0.5, 3)}
+    assert set(drawn.observations[:, 0]) == set(expected)
+    for row in zip(*drawn, strict=True):
+        assert tuple(float(np.squeeze(x)) for x in row[1:]) == expected[int(row[0][0])]
+
+
+def test_a_full_replay_forgets_its_oldest_episode():
+    replay = explore.Replay(2, 1, 1, 1)
+    for reward in (1, 2, 3):
+        replay.add(np.zeros((2, 1), np.float32), np.zeros((1, 1), np.float32), np.float32([reward]))
+    assert replay.episodes == 3
+    assert set(replay.sample(np.random.default_rng(0), (40,), 1, 0.9).rewards) == {2, 3}
+
+
+def test_a_network_gives_the_same_in_numpy_and_in_jax_and_as_written_out():
+    layers = init_mlp(jax.random.key(0), (O, 8, 8, A))
+    x = np.random.default_rng(0).normal(size=(5, O)).astype(np.float32)
+    (w1, b1), (w2, b2), (w3, b3) = jax.tree.map(np.asarray, layers)
+    h = x @ w1 + b1
+    h = np.tanh((h - h.mean(1)[:, None]) / np.sqrt(h.var(1)[:, None] + 1e-5))
+    expected = np.maximum(h @ w2 + b2, 0) @ w3 + b3
+    np.testing.assert_allclose(mlp(layers, x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mlp(jax.tree.map(np.asarray, layers), x, np), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_targets_of_td3_equal_those_written_out_in_numpy():
+    state = init_td3(jax.random.key(0), O, A, TINY)
+    other = init_td3(jax.random.key(1), O, A, TINY).critics
+    state, batch, key = state._replace(target_critics=other), batch_of(6), jax.random.key(2)
+    noise = np.clip(0.2 * np.asarray(jax.random.normal(key, (6, A))), -0.3, 0.3)
+    actions = np.clip(act(jax.tree.map(np.asarray, state.actor), batch.next_observations, np) + noise, -1, 1)
+    inputs = np.concatenate((batch.next_observations, actions), 1)
+    q1, q2 = (
+        mlp(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), other), inputs, np)[:, 0] for i in (0, 1)
+    )
+    assert np.any(q1 < q2) and np.any(q2 < q1)
+    expected = batch.rewards + 0.9 * np.minimum(q1, q2)
+    np.testing.assert_allclose(critic_targets(state, batch, key, TINY), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_update_moves_each_network_as_the_algorithm_says():
+    config = dataclasses.replace(TINY, learning_rate=1e-3)
+    state, batch, key = init_td3(jax.random.key(0), O, A, config), batch_of(16), jax.random.key(2)
+    after = update_td3(state, batch, key, config)
+    targets = critic_targets(state, batch, key, config)
+
+    def critic_loss(critics):
+        values = jax.vmap(value, (0, None, None))(critics, batch.observations, batch.actions)
+        return float(jnp.mean((values - targets[None]) ** 2))
+
+    def actor_value(actor):
+        critic = jax.tree.map(lambda leaf: leaf[0], after.critics)
+        return float(value(critic, batch.observations, act(actor, batch.observations)).mean())
+
+    assert critic_loss(after.critics) < critic_loss(state.critics)
+    assert actor_value(after.actor) > actor_value(state.actor)
+    for target, new, old in zip(
+        *map(jax.tree.leaves, (after.target_critics, after.critics, state.critics)), strict=True
+    ):
+        np.testing.assert_allclose(target, 0.01 * new + 0.99 * old, rtol=1e-5, atol=1e-7)
+    later = update_td3(after, batch, key, config)
+    leaves_equal(later.actor, after.actor)  # a critic's update in between
+    assert int(later.step) == 2
+
+
+def test_critics_learn_the_value_of_a_constant_reward():
+    config = dataclasses.replace(TINY, width=32, learning_rate=1e-2, target_rate=0.1)
+    batch = batch_of(64)._replace(rewards=np.ones(64, np.float32), discounts=np.full(64, 0.5, np.float32))
+    step = jax.jit(lambda state, key: update_td3(state, batch, key, config))
+    state: TD3State = init_td3(jax.random.key(0), O, A, config)
+    for i in range(300):
+        state = step(state, jax.random.key(i))
+    values = jax.vmap(value, (0, None, None))(state.critics, batch.observations, batch.actions)
+    np.testing.assert_allclose(values, 2.0, atol=0.2)  # 1 + 1/2 + 1/4 + ...
+
+
+def test_what_was_seen_often_earns_a_smaller_bonus_than_what_is_new():
+    config = dataclasses.replace(TINY, width=32)
+    rng = np.random.default_rng(0)
+    seen, new = (rng.normal(shift, 0.3, (32, O)).astype(np.float32) for shift in (-1, 1))
+    state = init_rnd(jax.random.key(0), O, config)
+    _, before = update_rnd(state, seen, config)
+    learn = jax.jit(lambda state: update_rnd(state, seen, config)[0])
+    for _ in range(200):
+        state = learn(state)
+    _, bonus = update_rnd(state, np.concatenate((seen, new)), config)
+    assert bonus[:32].mean() < 0.2 * bonus[32:].mean()
+    assert bonus[:32].mean() < 0.2 * before.mean()
+
+
+def test_the_bonus_is_the_error_over_its_standard_deviation():
+    observations = np.random.default_rng(0).normal(size=(16, O)).astype(np.float32)
+    state = init_rnd(jax.random.key(0), O, TINY)
+    errors = np.mean((mlp(state.predictor, observations) - mlp(state.target, observations)) ** 2, axis=1)
+    np.testing.assert_allclose(update_rnd(state, observations, TINY)[1], errors / errors.std(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("agent", ["td3", "rnd"])
+def test_learning_is_a_pure_function_of_seed_and_replay(agent):
+    replay = replay_of(2)
+    fresh = explore.init(agent, 0, O, A, TINY)
+    one, two = (explore.learn(fresh, replay, 0, TINY) for _ in range(2))
+    leaves_equal(one, two)
+    assert int(one.td3.step) == TINY.updates
+    other = explore.learn(fresh, replay, 1, TINY)
+    assert not np.array_equal(one.td3.actor[0][0], other.td3.actor[0][0])
+
+
+def test_nothing_is_learned_from_random_episodes_and_they_fix_the_scale():
+    fresh = explore.init("td3", 0, O, A, TINY)
+    leaves_equal(explore.learn(fresh, replay_of(0), 0, TINY), fresh)
+    first = explore.learn(fresh, replay_of(1), 0, TINY)
+    np.testing.assert_allclose(first.mean, 2, atol=3)
+    assert np.all(np.asarray(first.deviation) > 1)
+    later = explore.learn(first, replay_of(2), 0, TINY)
+    np.testing.assert_array_equal(later.mean, first.mean)
+
+
+def test_without_a_task_the_rewards_do_not_matter():
+    replay, scaled = replay_of(2), replay_of(2)
+    scaled._rewards *= 100
+    fresh = explore.init("rnd", 0, O, A, TINY)
+    leaves_equal(explore.learn(fresh, replay, 0, TINY), explore.learn(fresh, scaled, 0, TINY))
+
+
+def test_a_policy_acts_at_random_first_then_with_noise_that_falls():
+    assert [TINY.noise(episode) for episode in (0, 1, 26, 90)] == [0.5, 0.5, 0.1, 0.1]
+    explorer = explore.learn(explore.init("td3", 0, O, A, TINY), replay_of(1), 0, TINY)
+    observation = np.ones(O, np.float32)
+
+    def actions(episode, explorer=explorer, n=400):
+        act = explore.policy(explorer, episode, A, np.random.default_rng(0), TINY)
+        return np.array([act(observation) for _ in range(n)])
+
+    for drawn in (actions(0), actions(50, explore.init("random", 0, O, A, TINY))):
+        assert drawn.dtype == np.float32
+        np.testing.assert_allclose(drawn.std(0), 1 / np.sqrt(3), rtol=0.1)  # of a uniform on [-1, 1]
+    scaled = (observation - explorer.mean) / explorer.deviation
+    last = actions(90)
+    assert last.dtype == np.float32 and np.abs(last).max() <= 1
+    np.testing.assert_allclose(np.median(last, 0), act(explorer.td3.actor, scaled[None])[0], atol=0.03)
+
+
+def test_an_unknown_agent_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'ppo', expected one of: td3, random, rnd"):
+        explore.init("ppo", 0, O, A, TINY)
