@@ -125,10 +125,13 @@ def dense_attention(
 
 
 def cached_attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """[B, Q, H, D], [B, C, H, D] twice, bool [B or 1, Q, C] -> [B, Q, H, D]: new queries over a key/value cache."""
-    scores = jnp.einsum("bqhd,bchd->bhqc", q * q.shape[-1] ** -0.5, keys, preferred_element_type=jnp.float32)
+    """[B, Q, H, D], [B, H, C, D] twice, bool [B or 1, Q, C] -> [B, Q, H, D]: new queries over a key/value cache.
+
+    Heads before slots: XLA on a CPU reads and updates that in place.
+    """
+    scores = jnp.einsum("bqhd,bhcd->bhqc", q * q.shape[-1] ** -0.5, keys, preferred_element_type=jnp.float32)
     weights = _softmax(scores, mask[:, None])
-    return jnp.einsum("bhqc,bchd->bqhd", weights.astype(values.dtype), values)
+    return jnp.einsum("bhqc,bhcd->bqhd", weights.astype(values.dtype), values)
 
 
 def _softmax(scores: Array, mask: Array) -> Array:

@@ -54,12 +54,8 @@ class ModelConfig:
         0,
         "How many of the latest steps of its own trajectory a step attends to, in training and in rollouts; 0 is all.",
     )
-    trajs: int = number(
-        32, "Trajectories in a chain: a step attends to its own and to the trajs - 1 before it."
-    )
-    dtype: str = number(
-        "float32", "What activations are computed in; weights and statistics stay float32.", DTYPES
-    )
+    trajs: int = number(32, "Trajectories in a chain: a step attends to its own and to the trajs - 1 before it.")
+    dtype: str = number("float32", "What activations are computed in; weights and statistics stay float32.", DTYPES)
 
     def __post_init__(self) -> None:
         _check(self, ("layers", "width", "heads", "trajs"), ("dropout", "block", "window"))

@@ -97,9 +97,7 @@ def make_train_step(
         total = jnp.maximum(jnp.sum(batch.loss_weights), 1.0)
         parts = jax.tree.map(lambda a: a.reshape(optimizer.accumulate, -1, *a.shape[1:]), batch)
 
-        def add(
-            carry: tuple[Array, Weights], part: tuple[Batch, Array]
-        ) -> tuple[tuple[Array, Weights], None]:
+        def add(carry: tuple[Array, Weights], part: tuple[Batch, Array]) -> tuple[tuple[Array, Weights], None]:
             value, gradient = jax.value_and_grad(loss_sum)(state.weights, *part)
             return (carry[0] + value, jax.tree.map(jnp.add, carry[1], gradient)), None
 

@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 
-def action_error(predicted: Array, actions: Array, weights: Array) -> Array:
+def action_error(predicted: Array, actions: ArrayLike, weights: ArrayLike) -> Array:
     """Squared error of actions, the loss of Decision Transformer and Agentic Transformer.
 
     [B, M, A] [B, M, A] [B, M] -> scalar: the sum over steps of weight * mean over action dimensions.

@@ -2,12 +2,12 @@
 
 Nothing is ever run twice. With keep = 0 the cache holds every token of the latest trajectories as it was played. With
 keep > 0 the current trajectory lies in a ring of its latest steps, and when it ends its kept steps, cut by the rule
-of the training chains (data/chain.py), are appended to the context once. Both equal one forward pass over the finished chain
-under the mask of training: tests/test_parity.py.
+of the training chains (data/chain.py), are appended to the context once. Both equal one forward pass over the
+finished chain under the mask of training: tests/test_parity.py.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -212,9 +212,11 @@ class CachedPolicy:
             latest = steps.trajectories == len(chain) - 1
             cuts.append(type(steps)(*(values[latest] for values in steps)).scaled(self._scaling))
         self._position -= len(self._rewards) * self._slots.kinds
-        steps = tokens.StepInputs(
-            **{name: np.stack([getattr(cut, name) for cut in cuts]) for name in tokens.StepInputs._fields}
-        )
+        inputs: dict[str, Any] = {
+            name: np.stack([getattr(cut, name) for cut in cuts]) for name in tokens.StepInputs._fields
+        }
         clock = np.array([self._position, self._trajectory, 0], np.int32)
-        self._cache = _remember(self._weights, self._config, self._slots, self._cache, steps, clock)
+        self._cache = _remember(
+            self._weights, self._config, self._slots, self._cache, tokens.StepInputs(**inputs), clock
+        )
         self._position += self._slots.keep * self._slots.kinds

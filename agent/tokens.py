@@ -7,11 +7,12 @@
 The action is read where everything before it is known: at s_t, or at the fused token.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from data.trajectory import Batch
 
@@ -98,9 +99,7 @@ def embed_before_action(
     return (target + observation + previous + time)[:, :, None] + w.kind[None, None]
 
 
-def embed_after_action(
-    w: TokenWeights, actions: Array, rewards: Array, completions: Array, timesteps: Array
-) -> Array:
+def embed_after_action(w: TokenWeights, actions: Array, rewards: Array, completions: Array, timesteps: Array) -> Array:
     """The tokens of a step that only its action and its reward complete.
 
     [B, M, A] [B, M] [B, M] [B, M] -> [B, M, k, E] with k = 2 interleaved, 0 fused.
@@ -114,21 +113,14 @@ def embed_after_action(
 
 def embed(w: TokenWeights, batch: Batch | StepInputs) -> Array:
     """[B, M] steps -> tokens [B, M * K, E]."""
-    before = embed_before_action(
-        w,
-        batch.target_returns,
-        batch.observations,
-        batch.previous_actions,
-        batch.previous_rewards,
-        batch.previous_completions,
-        batch.timesteps,
-    )
-    after = embed_after_action(w, batch.actions, batch.rewards, batch.completions, batch.timesteps)
-    rows, steps = batch.timesteps.shape
-    return jnp.concatenate([before, after], axis=2).reshape(rows, -1, w.kind.shape[1])
+    s = cast(StepInputs, batch)  # a Batch holds NumPy arrays of the same names
+    previous = (s.previous_actions, s.previous_rewards, s.previous_completions)
+    before = embed_before_action(w, s.target_returns, s.observations, *previous, s.timesteps)
+    after = embed_after_action(w, s.actions, s.rewards, s.completions, s.timesteps)
+    return jnp.concatenate([before, after], axis=2).reshape(s.timesteps.shape[0], -1, w.kind.shape[1])
 
 
-def per_token(values: Array, layout: str) -> Array:
+def per_token(values: ArrayLike, layout: str) -> Array:
     """[B, M] -> [B, M * K]: every token of a step takes the value of its step."""
     return jnp.repeat(values, tokens_per_step(layout), axis=1)
 

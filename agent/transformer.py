@@ -1,7 +1,7 @@
 """The Agentic Transformer (arXiv 2305.16554): Batch -> actions, and the same thing step by step from a cache."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: A
         return apply(layer_weights, x, where, dropout_seed=layer_seed), None
 
     seeds = seed + jnp.arange(1, config.layers + 1, dtype=jnp.uint32)
-    x, _ = jax.lax.scan(step, x, (weights.layers, seeds))
+    x, _ = jax.lax.scan(step, x, (cast(bpt.LayerWeights, weights.layers), seeds))
     return actions_at(weights, tokens.at_action(x, config.tokens))
 
 
@@ -139,11 +139,11 @@ def extend(
         span=config.trajs,
     )
     keys, values = [], []
-    for i, layer in enumerate(weights.layers):
+    for i, layer in enumerate(cast(tuple[bpt.LayerWeights, ...], weights.layers)):
         q, k, v = bpt.project(layer, x)
         keys.append(lax.dynamic_update_slice(cache.keys[i], k.swapaxes(1, 2), (0, 0, slot, 0)))
         values.append(lax.dynamic_update_slice(cache.values[i], v.swapaxes(1, 2), (0, 0, slot, 0)))
-        attended = cached_attention(q, keys[i].swapaxes(1, 2), values[i].swapaxes(1, 2), mask)
+        attended = cached_attention(q, keys[i], values[i], mask)
         x = bpt.feed_forward(layer, x, attended)
     return x, cache._replace(keys=tuple(keys), values=tuple(values))
 

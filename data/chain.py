@@ -21,9 +21,7 @@ TOLERANCE = 1e-5
 class ChainRules:
     """The rules of the chain of hindsight; each can be switched off to see what it is worth."""
 
-    sort: bool = field(
-        default=True, metadata={"help": "Order the trajectories of a chain by return, the best last."}
-    )
+    sort: bool = field(default=True, metadata={"help": "Order the trajectories of a chain by return, the best last."})
     relabel: bool = field(
         default=True,
         metadata={"help": "Ask every trajectory of a chain for the chain's best return, not for its own."},
@@ -145,9 +143,7 @@ def shown(length: int, most: int) -> int:
     return min(length, most) if most else length
 
 
-def cut_chain(
-    attempts: Sequence[Attempt], rules: ChainRules, keep: int, crop: int, rng: np.random.Generator
-) -> Steps:
+def cut_chain(attempts: Sequence[Attempt], rules: ChainRules, keep: int, crop: int, rng: np.random.Generator) -> Steps:
     """A chain to learn from: attempts already in order, `keep` steps of each past one, `crop` of the last."""
     totals = np.array([attempt.total for attempt in attempts])
     kept = [kept_steps(attempt.length, keep, rng) for attempt in attempts[:-1]]

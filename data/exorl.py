@@ -71,9 +71,7 @@ def episode_files(buffer: Path) -> list[Path]:
         if match := EPISODE_NAME.fullmatch(path.name):
             other = found.setdefault(int(match[1]), path)
             if other != path:
-                raise ValueError(
-                    f"{path}: expected one episode {int(match[1])}, got {other.name} too; remove one"
-                )
+                raise ValueError(f"{path}: expected one episode {int(match[1])}, got {other.name} too; remove one")
     return [found[index] for index in sorted(found)]
 
 
@@ -147,16 +145,12 @@ def _check_episode(path: Path, arrays: dict[str, np.ndarray], length: int) -> No
     """Raise ValueError unless the arrays are those of an episode of `length` steps."""
     for key, dtype in DTYPES.items():
         if key not in arrays:
-            raise ValueError(
-                f"{path}: {key} is missing, expected {', '.join(DTYPES)}; got {', '.join(arrays)}"
-            )
+            raise ValueError(f"{path}: {key} is missing, expected {', '.join(DTYPES)}; got {', '.join(arrays)}")
         values = arrays[key]
         if values.dtype != dtype:
             raise ValueError(f"{path}: {key} is {values.dtype}, expected {dtype}")
         if values.ndim == 0 or len(values) != length + 1 or length == 0:
-            raise ValueError(
-                f"{path}: {key} has shape {values.shape}, expected {length} steps and the reset row"
-            )
+            raise ValueError(f"{path}: {key} has shape {values.shape}, expected {length} steps and the reset row")
         if values.ndim > 2 or (values.ndim == 1 and key not in ("reward", "discount")):
             raise ValueError(f"{path}: {key} has shape {values.shape}, expected [rows, columns]")
         if not np.isfinite(values).all():
@@ -192,11 +186,7 @@ def _cached_sha256(cache: Path, files: list[Path], sizes: Sizes) -> str | None:
         meta = json.loads((cache / "meta.json").read_text())
         shapes = [_map(path).shape for path in _array_paths(cache)]
         fresh = meta["identity"] == _identity(files) and meta["sizes"] == list(sizes)
-        return (
-            meta["sha256"]
-            if fresh and shapes == [(steps, sizes.observation), (steps, sizes.action)]
-            else None
-        )
+        return meta["sha256"] if fresh and shapes == [(steps, sizes.observation), (steps, sizes.action)] else None
     except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError):
         return None
 
@@ -236,9 +226,7 @@ def _rewards_key(sha256: str, name: str) -> str:
     return hashlib.sha256(json.dumps([CACHE_FORMAT, sha256, name, versions]).encode()).hexdigest()[:16]
 
 
-def _build_rewards(
-    path: Path, files: list[Path], name: str, sizes: Sizes, reward_fn: RewardFn, workers: int
-) -> None:
+def _build_rewards(path: Path, files: list[Path], name: str, sizes: Sizes, reward_fn: RewardFn, workers: int) -> None:
     """Relabel every episode and write the rewards, in place of those of an older data set or library."""
     _check_writable(path.parent)
     steps = sum(map(_steps, files))

@@ -59,9 +59,7 @@ class Sampler:
         one_chain = (trajs - 1) * chain.shown(longest, keep) + chain.shown(longest, crop)
         self.steps_per_row = steps_per_row or one_chain
         if self.steps_per_row < one_chain:
-            raise ValueError(
-                f"steps_per_row: expected at least {one_chain}, a chain of {trajs}, got {steps_per_row}"
-            )
+            raise ValueError(f"steps_per_row: expected at least {one_chain}, a chain of {trajs}, got {steps_per_row}")
 
     def batch(self, step: int) -> Batch:
         """The batch [B, M] of an update, scaled; a row depends on the seed, the step and its number alone."""
@@ -78,9 +76,7 @@ class Sampler:
             }
         )
         for row in range(self.rows):
-            self._fill(
-                Batch(*(values[row] for values in batch)), np.random.default_rng((self.seed, step, row))
-            )
+            self._fill(Batch(*(values[row] for values in batch)), np.random.default_rng((self.seed, step, row)))
         return batch
 
     def _fill(self, row: Batch, rng: np.random.Generator) -> None:

@@ -72,7 +72,7 @@ def play_alone(
     target_return: float,
     seed: int,
     processes: int,
-    at_once: int = 32,
+    at_once: int = 16,
     label: str = "empty context",
 ) -> Outcome:
     """The control: the same initial states as play_chains, each episode with an empty context.
@@ -83,11 +83,11 @@ def play_alone(
     lanes = min(len(starts), max(at_once, processes))
     queues = [starts[lane::lanes] for lane in range(lanes)]
     longest = max(map(len, queues))
-    padded = [queue + queue[:1] * (longest - len(queue)) for queue in queues]
+    padded = [mine + mine[:1] * (longest - len(mine)) for mine in queues]
     played = _play(make_env, make_policy, padded, target_return, seed, processes, True, label)
     outcome = Outcome(np.zeros((chains, episodes)), np.zeros((chains, episodes), np.int64))
-    for lane, queue in enumerate(queues):
-        for i, (c, e) in enumerate(queue):
+    for lane, mine in enumerate(queues):
+        for i, (c, e) in enumerate(mine):
             outcome.returns[c, e], outcome.lengths[c, e] = played[0][lane, i], played[1][lane, i]
     return outcome
 
@@ -111,8 +111,7 @@ def _play(
     returns, lengths = np.zeros((lanes, episodes)), np.zeros((lanes, episodes), np.int64)
     groups = np.array_split(np.arange(lanes), min(processes, lanes))
     jobs: list[Job] = [
-        (make_env, make_policy, [starts[lane] for lane in group], target_return, seed, forget)
-        for group in groups
+        (make_env, make_policy, [starts[lane] for lane in group], target_return, seed, forget) for group in groups
     ]
     played = _in_processes(jobs) if len(jobs) > 1 else ((0, *each) for each in _episodes(*jobs[0]))
     with tqdm(total=lanes * episodes, desc=label, unit="episode", disable=None) as bar:
@@ -148,8 +147,7 @@ def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, int]]
     context = multiprocessing.get_context("spawn")  # JAX and fork do not mix
     messages = context.Queue()
     workers = [
-        context.Process(target=_work, args=(messages, number, job), daemon=True)
-        for number, job in enumerate(jobs)
+        context.Process(target=_work, args=(messages, number, job), daemon=True) for number, job in enumerate(jobs)
     ]
     for worker in workers:
         worker.start()

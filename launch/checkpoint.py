@@ -43,9 +43,7 @@ class Meta(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         from dataclasses import asdict
 
-        plain = self._asdict() | {
-            name: asdict(getattr(self, name)) for name in ("model", "optimizer", "rules")
-        }
+        plain = self._asdict() | {name: asdict(getattr(self, name)) for name in ("model", "optimizer", "rules")}
         scaling = {k: np.asarray(v, np.float64).tolist() for k, v in self.scaling._asdict().items()}
         return plain | {"scaling": scaling, "format": FORMAT}
 
@@ -103,7 +101,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def meta(self) -> Meta:
-        """Of the newest checkpoint. Raises FileNotFoundError when there is none, ValueError when it is of another format."""
+        """Of the newest checkpoint. Raises FileNotFoundError without one, ValueError when its format is another."""
         step = self._step()
         restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         return Meta.from_json(restored["meta"], self.folder / str(step))
@@ -112,9 +110,7 @@ class Checkpoints:
         """The newest weights and the update they are from; all that acting needs beside `meta`."""
         step, meta = self._step(), self.meta()
         shapes = jax.eval_shape(
-            lambda: transformer.init_weights(
-                jax.random.key(0), meta.model, meta.observation_size, meta.action_size
-            )
+            lambda: transformer.init_weights(jax.random.key(0), meta.model, meta.observation_size, meta.action_size)
         )
         args = ocp.args.Composite(weights=ocp.args.StandardRestore(_on_this_machine(shapes)))
         return self._manager.restore(step, args=args)["weights"], step
@@ -129,9 +125,7 @@ class Checkpoints:
         )
         weights, _ = self.weights()
         rest = _on_this_machine({"opt_state": shapes.opt_state, "step": shapes.step})
-        restored = self._manager.restore(step, args=ocp.args.Composite(rest=ocp.args.StandardRestore(rest)))[
-            "rest"
-        ]
+        restored = self._manager.restore(step, args=ocp.args.Composite(rest=ocp.args.StandardRestore(rest)))["rest"]
         return TrainState(weights, restored["opt_state"], restored["step"])
 
     def close(self) -> None:

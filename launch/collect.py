@@ -77,9 +77,7 @@ def collect(
     ):
         for episode in range(episodes):
             # The agent that plays is complete; what is learned meanwhile is for the next episode.
-            learning = (
-                learner.submit(explore.learn, explorer, replay, seed, config) if episode >= learned else None
-            )
+            learning = learner.submit(explore.learn, explorer, replay, seed, config) if episode >= learned else None
             if episode < len(files):
                 arrays = exorl.read_episode(files[episode], name=env_name, sizes=exorl.Sizes(*size[3:6]))
             else:
@@ -146,9 +144,7 @@ def check_space(folder: Path, size: envs.Spec, episodes: int) -> None:
         )
 
 
-def play(
-    env: Any, policy: Callable[[np.ndarray], np.ndarray], start: int, size: envs.Spec
-) -> dict[str, np.ndarray]:
+def play(env: Any, policy: Callable[[np.ndarray], np.ndarray], start: int, size: envs.Spec) -> dict[str, np.ndarray]:
     """One episode from the initial state that the seed `start` draws, as ExoRL stores it: T + 1 rows."""
     rows = size.episode_length + 1
     arrays: dict[str, np.ndarray] = {
@@ -193,9 +189,7 @@ def load_agent(path: Path, fresh: explore.Explorer, episodes: int) -> tuple[expl
         raise ValueError(f"{path}: cannot be read ({error}); {mend}") from error
     expected, got = ([(leaf.shape, leaf.dtype) for leaf in each] for each in (leaves, stored))
     if expected != got:
-        raise ValueError(
-            f"{path}: expected {len(expected)} arrays of this agent, got {len(got)} others; {mend}"
-        )
+        raise ValueError(f"{path}: expected {len(expected)} arrays of this agent, got {len(got)} others; {mend}")
     if episode > episodes:
         raise ValueError(f"{path}: has learned from {episode} episodes, expected {episodes} at most; {mend}")
     return jax.tree.unflatten(structure, map(jax.numpy.asarray, stored)), episode
@@ -239,9 +233,7 @@ def main(_: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     values = flags.FLAGS
     try:
-        folder = collect(
-            values.env, values.agent, values.episodes, values.seed, Path(values.data_dir), values.dataset
-        )
+        folder = collect(values.env, values.agent, values.episodes, values.seed, Path(values.data_dir), values.dataset)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")
     print(folder)

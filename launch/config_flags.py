@@ -17,17 +17,18 @@ Config = TypeVar("Config")
 def define(config: type) -> None:
     """Define one flag per field of a dataclass of bool, int, float and str fields."""
     for f in dataclasses.fields(config):
+        default: Any = f.default
         text, choices = f.metadata["help"], f.metadata.get("choices")
         if choices:
-            flags.DEFINE_enum(f.name, f.default, list(choices), text)
-        elif isinstance(f.default, bool):
-            flags.DEFINE_boolean(f.name, f.default, text)
-        elif isinstance(f.default, int):
-            flags.DEFINE_integer(f.name, f.default, text)
-        elif isinstance(f.default, float):
-            flags.DEFINE_float(f.name, f.default, text)
+            flags.DEFINE_enum(f.name, default, list(choices), text)
+        elif isinstance(default, bool):
+            flags.DEFINE_boolean(f.name, default, text)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(f.name, default, text)
+        elif isinstance(default, float):
+            flags.DEFINE_float(f.name, default, text)
         else:
-            flags.DEFINE_string(f.name, f.default, text)
+            flags.DEFINE_string(f.name, default, text)
 
 
 def read(config: type[Config]) -> Config:

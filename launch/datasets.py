@@ -26,11 +26,7 @@ def table(data_dir: Path) -> Iterator[str]:
     yield ""
     yield "To download, the ExoRL release (unzip into the folder; sizes where known):"
     for domain in catalog.DOMAINS:
-        known = [
-            f"{dataset} {_size(size)}"
-            for (of, dataset), size in catalog.DOWNLOAD_BYTES.items()
-            if of == domain
-        ]
+        known = [f"{dataset} {_size(size)}" for (of, dataset), size in catalog.DOWNLOAD_BYTES.items() if of == domain]
         url = catalog.DOWNLOAD_URL.format(domain=domain, dataset="DATASET")
         yield f"  {url} -> {data_dir / domain / 'DATASET'}" + (f"  ({', '.join(known)})" if known else "")
     yield f"  DATASET is one of {', '.join(catalog.DOWNLOADS)}"

@@ -6,6 +6,7 @@ initial states with an empty context. All numbers go to results.jsonl, tables an
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -61,8 +62,8 @@ def evaluate(
         how: Callable[..., "Outcome"],
         model: "ModelConfig",
         lanes: int,
-        make_env: Callable[[], gymnasium.Env] = partial(envs.make, meta.env),
-        processes: int = os.cpu_count() if jax.default_backend() == "cpu" else 1,
+        make_env: Callable[[], gymnasium.Env],
+        processes: int,
     ) -> "Outcome":
         make_policy = partial(
             make_cached_policy,
@@ -74,7 +75,8 @@ def evaluate(
             size.episode_length,
             seed,
         )
-        return how(
+        start = time.perf_counter()
+        outcome = how(
             make_env,
             make_policy,
             chains=lanes,
@@ -83,11 +85,18 @@ def evaluate(
             seed=seed,
             processes=processes,
         )
+        seconds, steps = time.perf_counter() - start, int(outcome.lengths.sum())
+        print(
+            f"played {lanes} x {episodes} episodes: {steps:,} steps in {seconds:.0f} s, {steps / seconds:,.0f} a second"
+        )
+        return outcome
 
-    own = play(play_chains, meta.model, chains)
+    make_env = partial(envs.make, meta.env)
+    processes = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    own = play(play_chains, meta.model, chains, make_env, processes)
     append_rows(out / "results.jsonl", rows(own, "own", meta, update, target))
     # An empty context is what a chain of one trajectory sees; its cache has no room for others.
-    none = play(play_alone, replace(meta.model, trajs=1), chains)
+    none = play(play_alone, replace(meta.model, trajs=1), chains, make_env, processes)
     append_rows(out / "results.jsonl", rows(none, "none", meta, update, target))
     if video:
         recorder = Recorder(meta.env, episodes)
@@ -119,7 +128,7 @@ def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, target: f
     from envs.scores import normalised_score
     from launch.metrics import provenance
 
-    shared = {
+    shared: dict[str, Any] = {
         "env": meta.env,
         "dataset": meta.dataset,
         "dataset_hash": meta.dataset_hash,
@@ -199,9 +208,7 @@ def read_trajs(text: str) -> list[int] | None:
     except ValueError:
         numbers = [0]
     if numbers is not None and min(numbers) < 1:
-        raise ValueError(
-            f"--trajs: expected numbers of 1 or more between commas, such as 1,4,32, got {text!r}"
-        )
+        raise ValueError(f"--trajs: expected numbers of 1 or more between commas, such as 1,4,32, got {text!r}")
     return numbers
 
 
@@ -211,9 +218,7 @@ def main(_: list[str]) -> None:
 
     out = Path(flags.FLAGS.checkpoint)
     if not out.is_dir():
-        raise FileNotFoundError(
-            f"--checkpoint: expected the folder of a run, as --out of train_offline, got {out}"
-        )
+        raise FileNotFoundError(f"--checkpoint: expected the folder of a run, as --out of train_offline, got {out}")
     checkpoints = Checkpoints(out)
     meta = checkpoints.meta()
     if flags.FLAGS.env and flags.FLAGS.env != meta.env:
@@ -222,7 +227,7 @@ def main(_: list[str]) -> None:
     checkpoints.close()
     print(
         f"{out}: update {update} of {meta.env} on {meta.dataset}; playing {flags.FLAGS.chains} chains, "
-        f"asking for {meta.target_return if flags.FLAGS.target_return is None else flags.FLAGS.target_return:.0f}"
+        f"asking for {flags.FLAGS.target_return or meta.target_return:.0f}"
     )
     table = evaluate(
         out,
@@ -246,10 +251,6 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("chains", 8, "Chains played, each from its own initial states.", lower_bound=1)
     flags.DEFINE_float("target_return", None, "Return asked for; by default the best in the training data.")
-    flags.DEFINE_integer(
-        "seed", None, "Seed of the initial states; by default that of training.", lower_bound=0
-    )
-    flags.DEFINE_boolean(
-        "video", False, "Also draw the first and last episode of a chain (needs EGL or OSMesa)."
-    )
+    flags.DEFINE_integer("seed", None, "Seed of the initial states; by default that of training.", lower_bound=0)
+    flags.DEFINE_boolean("video", False, "Also draw the first and last episode of a chain (needs EGL or OSMesa).")
     program.run(main)

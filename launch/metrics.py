@@ -269,9 +269,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}:{number}: expected one JSON object, got {line[:40]!r}: {error}"
-            ) from None
+            raise ValueError(f"{path}:{number}: expected one JSON object, got {line[:40]!r}: {error}") from None
         _check_row(row, f"{path}:{number}")
         rows.append(row)
     return rows

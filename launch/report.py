@@ -164,9 +164,7 @@ def _plot_by_trajs(result: Result) -> Figure:
         for protocol in result.chains:
             points = [summary for summary in result.summaries if summary.protocol == protocol]
             trajs = np.array([summary.trajs for summary in points])
-            labels.append(
-                _draw_line(axes, trajs, [getattr(one, field) for one in points], protocol, marker="o")
-            )
+            labels.append(_draw_line(axes, trajs, [getattr(one, field) for one in points], protocol, marker="o"))
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(n) for n in ticks])
         axes.minorticks_off()
@@ -267,9 +265,7 @@ def _write_labels(axes: Axes, labels: Sequence[_Label]) -> None:
     sizes = [line_height * (1 + name.count("\n")) for _, name, _ in labels]
     gaps = [(below + above) / 2 for below, above in itertools.pairwise(sizes)]
     for y, (_, name, colour) in zip(_spread(wanted, gaps), labels, strict=True):
-        axes.text(
-            1.015, y, name, transform=axes.transAxes, color=colour, va="center", fontsize=9, linespacing=1.1
-        )
+        axes.text(1.015, y, name, transform=axes.transAxes, color=colour, va="center", fontsize=9, linespacing=1.1)
 
 
 def _spread(wanted: Sequence[float], gaps: Sequence[float]) -> np.ndarray:

@@ -182,8 +182,6 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
         gain=gain_from_context(found["own"], found["none"]),
         data=data,
         history={
-            update: summarise(stack(part), "own", stack(part).shape[1], best)
-            for update, part in own.items()
-            if part
+            update: summarise(stack(part), "own", stack(part).shape[1], best) for update, part in own.items() if part
         },
     )

@@ -1,4 +1,6 @@
-"""Train a policy on whole trajectories, then play it and report: python -m launch.train_offline --env walker_run --trajs 32
+"""Train a policy on whole trajectories, then play it and report.
+
+python -m launch.train_offline --env walker_run --trajs 32
 
 Without a data set on disk one is collected first. On a CPU the preset `cpu` makes contexts short enough to train in
 minutes; on an accelerator the preset `accelerator` keeps every step of every trajectory, as the papers do.
@@ -9,7 +11,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,74 +18,11 @@ import numpy as np
 from absl import flags
 
 import envs
-from agent.config import ModelConfig, OptimizerConfig, number
-from data.chain import ChainRules
 from launch import config_flags, program
 from launch.metrics import Metrics, write_atomically
+from launch.plan import CONFIGS, Plan, open_out, read_flags
 
 # JAX, orbax and MuJoCo load in the functions that use them: --help and mistakes answer at once.
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What to train on, how batches are cut from it, and where it goes."""
-
-    env: str = number("walker_run", f"Environment: {', '.join(envs.NAMES)}.")
-    dataset: str = number(
-        "", "Data set of the environment's domain under --data_dir; empty takes what is there, td3 first."
-    )
-    data_dir: str = number("datasets", "Where data sets lie: <data_dir>/<domain>/<dataset>/buffer/*.npz.")
-    episodes: int = number(100, "Episodes to collect with td3 when there is no data set.")
-    keep: int = number(
-        0,
-        "Steps of each past trajectory that stay in the context, evenly spread over it, in training and in "
-        "rollouts; 0 is all of them.",
-    )
-    crop: int = number(
-        0, "Steps in a row of the current, last trajectory that a training chain shows; 0 is all of them."
-    )
-    rows: int = number(
-        1, "Rows in a batch; a row holds as many whole chains as fit beside one of the longest."
-    )
-    short_updates: int = number(
-        0, "First updates, on short windows of single trajectories: many cheap updates before long chains."
-    )
-    short_crop: int = number(32, "Steps of such a window; a batch has about as many steps as the long ones.")
-    heldout: float = number(
-        0.05, "Share of trajectories kept out of training, to measure the action error on."
-    )
-    seed: int = number(0, "Seed of everything: split, batches, weights, dropout, initial states.")
-    out: str = number("", "Folder of the run; empty takes the next free runs/<env>-<number>.")
-    chains: int = number(8, "Chains of --trajs episodes played in an evaluation.")
-    eval_every: int = number(0, "Updates between evaluations in simulation; 0 evaluates at the end only.")
-    save_every: int = number(100, "Updates between checkpoints.")
-    log_every: int = number(20, "Updates between lines of metrics.csv.")
-    wandb: bool = number(False, "Also log to Weights & Biases (pip install 'agentic-bpt[wandb]').")
-
-    def __post_init__(self) -> None:
-        for name in ("episodes", "rows", "short_crop", "chains", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name}: expected 1 or more, got {getattr(self, name)}")
-        for name in ("keep", "crop", "short_updates", "eval_every", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name}: expected 0 or more, got {getattr(self, name)}")
-
-
-CONFIGS = (RunConfig, ModelConfig, OptimizerConfig, ChainRules)
-WATCHING = ("out", "data_dir", "chains", "eval_every", "save_every", "log_every", "wandb", "episodes")
-"""Flags that may differ when a run goes on: they do not touch what is learned."""
-
-
-class Plan(NamedTuple):
-    """The four configurations of a run."""
-
-    run: RunConfig
-    model: ModelConfig
-    optimizer: OptimizerConfig
-    rules: ChainRules
-
-    def flags(self) -> dict[str, Any]:
-        return config_flags.as_dict(*self)
 
 
 def main(_: list[str]) -> None:
@@ -100,67 +38,6 @@ def main(_: list[str]) -> None:
     train(plan, training, out)
 
 
-def read_flags() -> tuple[Plan, bool, str]:
-    """-> the plan, whether to resume, and the preset that filled what was not typed."""
-    import jax
-
-    typed = config_flags.typed()
-    resume, preset = flags.FLAGS.resume, flags.FLAGS.preset
-    if resume:
-        if not flags.FLAGS.out:
-            flags.FLAGS.out = latest_out(flags.FLAGS.env)
-        stored = read_stored(Path(flags.FLAGS.out))
-        names = [name for name in stored if name not in WATCHING]
-        wanted = {name: flags.FLAGS[name].value for name in stored}
-        if different := config_flags.changed(stored, wanted, [n for n in names if n in typed]):
-            raise ValueError(
-                "; ".join(different) + "; a run goes on as it began, or starts anew in another --out"
-            )
-        config_flags.fill({k: str(v) for k, v in stored.items() if k != "out"}, typed)
-    elif preset != "none":
-        if preset == "auto":
-            preset = "cpu" if jax.default_backend() == "cpu" else "accelerator"
-        config_flags.fill(config_flags.read_preset(preset), typed)
-    plan = Plan(*(config_flags.read(config) for config in CONFIGS))
-    return plan, resume, "the stored run" if resume else preset
-
-
-def open_out(plan: Plan, resume: bool) -> Path:
-    """The folder of the run, made. Raises FileExistsError when it holds another run."""
-    if plan.run.out:
-        out = Path(plan.run.out)
-    else:
-        taken = Path("runs").glob(f"{plan.run.env}-*")
-        numbers = [int(p.name.rpartition("-")[2]) for p in taken if p.name.rpartition("-")[2].isdigit()]
-        out = Path("runs") / f"{plan.run.env}-{max(numbers, default=0) + 1}"
-    if (out / "config.json").exists() and not resume:
-        raise FileExistsError(
-            f"--out: {out} holds a run already; add --resume to go on, or choose another folder"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-        raise PermissionError(f"--out: {out} cannot be written to; choose another folder")
-    return out
-
-
-def latest_out(env: str) -> str:
-    """The newest runs/<env>-<number>."""
-    runs = sorted(Path("runs").glob(f"{env}-*/config.json"), key=lambda p: p.stat().st_mtime)
-    if not runs:
-        raise FileNotFoundError(f"--resume: no run of {env} under runs/; name its folder with --out")
-    return str(runs[-1].parent)
-
-
-def read_stored(out: Path) -> dict[str, Any]:
-    """The flags of a stored run."""
-    path = out / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"--resume: {path} is missing; expected a run begun by launch.train_offline in {out}"
-        )
-    return json.loads(path.read_text())
-
-
 def load_dataset(plan: Plan, size: envs.Spec) -> Any:
     """The data set named, or the one there is, or one collected now."""
     from data import catalog, exorl
@@ -169,6 +46,11 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
     name = catalog.choose(size.domain, plan.run.dataset or None, data_dir)
     if name is None:
         name = "td3"
+        if round(plan.run.episodes * (1 - plan.run.heldout)) < plan.model.trajs:
+            raise ValueError(
+                f"--episodes: expected enough to train on chains of --trajs {plan.model.trajs} with --heldout "
+                f"{plan.run.heldout}, got {plan.run.episodes}"
+            )
         print(
             f"No data set of {size.domain} under {data_dir}: collecting {plan.run.episodes} episodes of {size.name} "
             f"with a td3 agent into {data_dir / size.domain / name}.",
@@ -256,8 +138,9 @@ class Training:
             stored = self.checkpoints.meta()
             if stored.dataset_hash != self.meta.dataset_hash or stored.env != self.meta.env:
                 raise ValueError(
-                    f"{out}: checkpoint of {stored.env} on data {stored.dataset_hash[:12]}, expected {self.meta.env} on "
-                    f"{self.meta.dataset_hash[:12]}; go on with the data it began with, or choose another --out"
+                    f"{out}: checkpoint of {stored.env} on data {stored.dataset_hash[:12]}, expected "
+                    f"{self.meta.env} on {self.meta.dataset_hash[:12]}; go on with the data it began with, "
+                    f"or choose another --out"
                 )
             self.state = self.checkpoints.state()
         else:
@@ -280,9 +163,7 @@ class Training:
         return {"heldout_loss": float(np.mean(errors))}
 
 
-def compile_phase(
-    name: str, first: int, end: int, batch: Callable[[int], Any], train_step: Any, state: Any
-) -> Phase:
+def compile_phase(name: str, first: int, end: int, batch: Callable[[int], Any], train_step: Any, state: Any) -> Phase:
     """Compile the update for a shape of batch, and time it once on a copy of the state."""
     import jax
 
@@ -307,11 +188,7 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
     weights = sum(a.size for a in jax.tree.leaves(training.state.weights))
     tokens = training.steps_per_row * tokens_per_step(plan.model.tokens)
     device = jax.devices()[0]
-    kept = (
-        f"{plan.run.keep} steps of each past trajectory"
-        if plan.run.keep
-        else "all steps of past trajectories"
-    )
+    kept = f"{plan.run.keep} steps of each past trajectory" if plan.run.keep else "all steps of past trajectories"
     lines = [
         f"data     {card.dataset} for {card.env}: {card.episodes} episodes, {card.steps:,} steps, {card.path}, "
         f"sha256 {card.sha256[:12]}",
@@ -336,9 +213,7 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
 def shown_flags(plan: Plan) -> dict[str, Any]:
     """The flags of the plan that decide what a user sees of the preset."""
     every = plan.flags()
-    return {
-        name: every[name] for name in ("tokens", "keep", "crop", "window", "rows", "updates", "optimizer")
-    }
+    return {name: every[name] for name in ("tokens", "keep", "crop", "window", "rows", "updates", "optimizer")}
 
 
 def train(plan: Plan, training: Training, out: Path) -> None:
@@ -373,7 +248,7 @@ def train(plan: Plan, training: Training, out: Path) -> None:
                     return
                 if run.eval_every and done % run.eval_every == 0 and done < updates:
                     evaluate(out, training.state.weights, training.meta, done, chains=run.chains)
-    del training  # its data and buffers are not needed to play
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # all that was learned is saved
     weights, update = checkpoints.weights()
     table = evaluate(out, weights, checkpoints.meta(), update, chains=run.chains)
     checkpoints.close()
@@ -388,8 +263,8 @@ def check(step: int, numbers: dict[str, Any], batch: Any, saved: int | None, out
     path = out / f"diverged_{step}.npz"
     np.savez_compressed(path, **batch._asdict())
     raise FloatingPointError(
-        f"update {step}: loss is {loss} and gradient norm {norm}, expected finite numbers; its batch is in {path}, the last "
-        f"good checkpoint is of update {saved}; try a lower --learning_rate or --clip"
+        f"update {step}: loss is {loss} and gradient norm {norm}, expected finite numbers; its batch is in {path}, "
+        f"the last good checkpoint is of update {saved}; try a lower --learning_rate or --clip"
     )
 
 
@@ -403,9 +278,8 @@ def catch_sigterm() -> list[int]:
 if __name__ == "__main__":
     for config in CONFIGS:
         config_flags.define(config)
-    flags.DEFINE_boolean(
-        "resume", False, "Go on with the run in --out, to the same result as without the break."
-    )
+    flags.adopt_module_key_flags(config_flags)  # so that --help shows them
+    flags.DEFINE_boolean("resume", False, "Go on with the run in --out, to the same result as without the break.")
     flags.DEFINE_string(
         "preset", "auto", f"auto (cpu or accelerator), none, or one of: {', '.join(config_flags.presets())}."
     )

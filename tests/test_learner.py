@@ -26,7 +26,7 @@ MODEL = ModelConfig(tokens="fused", attention="vanilla", layers=1, width=16, dro
 def updated(model, optimizer, steps=1, state=None):
     state = state or learner.init_state(jax.random.key(0), model, optimizer, 3, 2)
     step = jax.jit(learner.make_train_step(model, optimizer, 0))
-    for i in range(steps):
+    for _ in range(steps):
         state, metrics = step(state, SAMPLER.batch(int(state.step)))
     return state, metrics
 

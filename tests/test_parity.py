@@ -39,10 +39,7 @@ def select(steps, which):
 def chains_as_trained(played, keep):
     """For every episode and chain, the steps of the chain up to its end as training lays them out."""
     rng = np.random.default_rng(0)  # the policy's own, of seed 0
-    attempts = [
-        [Attempt.of(Trajectory(*(array[c] for array in episode))) for c in range(CHAINS)]
-        for episode in played
-    ]
+    attempts = [[Attempt.of(Trajectory(*(array[c] for array in episode))) for c in range(CHAINS)] for episode in played]
     kept = [[] for _ in range(CHAINS)]
     for e in range(EPISODES):
         for c in range(CHAINS):
@@ -80,14 +77,10 @@ def as_batch(parts):
     ids=["all kept", "span and window slide", "some kept", "window slides", "both slide", "no past"],
 )
 def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(layout, keep, window, trajs):
-    config = ModelConfig(
-        tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla"
-    )
+    config = ModelConfig(tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla")
     weights = transformer.init_weights(jax.random.key(1), config, O, A)
     # Large weights for the completion flag and the head, or a fault there would not show.
-    weights = weights._replace(
-        tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head
-    )
+    weights = weights._replace(tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head)
     policy = CachedPolicy(weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=CHAINS, seed=0)
     played = play(policy, np.random.default_rng(5))
     returns = np.array([episode[2].sum(-1) for episode in played])

@@ -15,11 +15,19 @@ import pytest
 from data import exorl
 from launch.checkpoint import Checkpoints
 
-TINY = (
-    "--env=cartpole_swingup --trajs=4 --tokens=fused --layers=1 --width=16 --heads=1 --keep=2 --crop=8 --window=8 "
-    "--rows=2 --short_updates=4 --short_crop=4 --optimizer=adamw --learning_rate=0.01 --dropout=0.1 --updates=12 "
-    "--save_every=2 --log_every=2 --chains=2 --heldout=0.2"
-).split()
+TINY = [
+    *(
+        "--env=cartpole_swingup",
+        "--trajs=4",
+        "--tokens=fused",
+        "--layers=1",
+        "--width=16",
+        "--heads=1",
+        "--dropout=0.1",
+    ),
+    *("--keep=2", "--crop=8", "--window=8", "--rows=2", "--short_updates=4", "--short_crop=4", "--heldout=0.2"),
+    *("--optimizer=adamw", "--learning_rate=0.01", "--updates=12", "--save_every=2", "--log_every=2", "--chains=2"),
+]
 
 
 def program(name, *flags):

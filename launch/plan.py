@@ -1,0 +1,132 @@
+"""What a run is: its flags as frozen dataclasses, filled by hand, by a preset, or by the run that goes on."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+import envs
+from agent.config import ModelConfig, OptimizerConfig, number
+from data.chain import ChainRules
+from launch import config_flags
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What to train on, how batches are cut from it, and where it goes."""
+
+    env: str = number("walker_run", f"Environment: {', '.join(envs.NAMES)}.")
+    dataset: str = number(
+        "", "Data set of the environment's domain under --data_dir; empty takes what is there, td3 first."
+    )
+    data_dir: str = number("datasets", "Where data sets lie: <data_dir>/<domain>/<dataset>/buffer/*.npz.")
+    episodes: int = number(100, "Episodes to collect with td3 when there is no data set.")
+    keep: int = number(
+        0,
+        "Steps of each past trajectory that stay in the context, evenly spread over it, in training and in "
+        "rollouts; 0 is all of them.",
+    )
+    crop: int = number(
+        0, "Steps in a row of the current, last trajectory that a training chain shows; 0 is all of them."
+    )
+    rows: int = number(1, "Rows in a batch; a row holds as many whole chains as fit beside one of the longest.")
+    short_updates: int = number(
+        0, "First updates, on short windows of single trajectories: many cheap updates before long chains."
+    )
+    short_crop: int = number(32, "Steps of such a window; a batch has about as many steps as the long ones.")
+    heldout: float = number(0.05, "Share of trajectories kept out of training, to measure the action error on.")
+    seed: int = number(0, "Seed of everything: split, batches, weights, dropout, initial states.")
+    out: str = number("", "Folder of the run; empty takes the next free runs/<env>-<number>.")
+    chains: int = number(8, "Chains of --trajs episodes played in an evaluation.")
+    eval_every: int = number(0, "Updates between evaluations in simulation; 0 evaluates at the end only.")
+    save_every: int = number(100, "Updates between checkpoints.")
+    log_every: int = number(20, "Updates between lines of metrics.csv.")
+    wandb: bool = number(False, "Also log to Weights & Biases (pip install 'agentic-bpt[wandb]').")
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "rows", "short_crop", "chains", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name}: expected 1 or more, got {getattr(self, name)}")
+        for name in ("keep", "crop", "short_updates", "eval_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name}: expected 0 or more, got {getattr(self, name)}")
+
+
+CONFIGS = (RunConfig, ModelConfig, OptimizerConfig, ChainRules)
+WATCHING = ("out", "data_dir", "chains", "eval_every", "save_every", "log_every", "wandb", "episodes")
+"""Flags that may differ when a run goes on: they do not touch what is learned."""
+
+
+class Plan(NamedTuple):
+    """The four configurations of a run."""
+
+    run: RunConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    rules: ChainRules
+
+    def flags(self) -> dict[str, Any]:
+        return config_flags.as_dict(*self)
+
+
+def read_flags() -> tuple[Plan, bool, str]:
+    """-> the plan, whether to resume, and the preset that filled what was not typed."""
+    import jax
+
+    typed = config_flags.typed()
+    resume, preset = flags.FLAGS.resume, flags.FLAGS.preset
+    if resume:
+        if not flags.FLAGS.out:
+            flags.FLAGS["out"].value = latest_out(flags.FLAGS.env)
+        stored = read_stored(Path(flags.FLAGS.out))
+        names = [name for name in stored if name not in WATCHING]
+        wanted = {name: flags.FLAGS[name].value for name in stored}
+        if different := config_flags.changed(stored, wanted, [n for n in names if n in typed]):
+            raise ValueError("; ".join(different) + "; a run goes on as it began, or starts anew in another --out")
+        config_flags.fill({k: str(v) for k, v in stored.items() if k != "out"}, typed)
+    elif preset != "none":
+        if preset == "auto":
+            preset = "cpu" if jax.default_backend() == "cpu" else "accelerator"
+        config_flags.fill(config_flags.read_preset(preset), typed)
+    plan = Plan(
+        config_flags.read(RunConfig),
+        config_flags.read(ModelConfig),
+        config_flags.read(OptimizerConfig),
+        config_flags.read(ChainRules),
+    )
+    return plan, resume, "the stored run" if resume else preset
+
+
+def open_out(plan: Plan, resume: bool) -> Path:
+    """The folder of the run, made. Raises FileExistsError when it holds another run."""
+    if plan.run.out:
+        out = Path(plan.run.out)
+    else:
+        taken = Path("runs").glob(f"{plan.run.env}-*")
+        numbers = [int(p.name.rpartition("-")[2]) for p in taken if p.name.rpartition("-")[2].isdigit()]
+        out = Path("runs") / f"{plan.run.env}-{max(numbers, default=0) + 1}"
+    if (out / "config.json").exists() and not resume:
+        raise FileExistsError(f"--out: {out} holds a run already; add --resume to go on, or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise PermissionError(f"--out: {out} cannot be written to; choose another folder")
+    return out
+
+
+def latest_out(env: str) -> str:
+    """The newest runs/<env>-<number>."""
+    runs = sorted(Path("runs").glob(f"{env}-*/config.json"), key=lambda p: p.stat().st_mtime)
+    if not runs:
+        raise FileNotFoundError(f"--resume: no run of {env} under runs/; name its folder with --out")
+    return str(runs[-1].parent)
+
+
+def read_stored(out: Path) -> dict[str, Any]:
+    """The flags of a stored run."""
+    path = out / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--resume: {path} is missing; expected a run begun by launch.train_offline in {out}")
+    return json.loads(path.read_text())
