@@ -94,10 +94,10 @@ def evaluate(
     make_env = partial(envs.make, meta.env)
     processes = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
     own = play(play_chains, meta.model, chains, make_env, processes)
-    append_rows(out / "results.jsonl", rows(own, "own", meta, update, target))
+    append_rows(out / "results.jsonl", rows(own, "own", meta, update, target, seed))
     # An empty context is what a chain of one trajectory sees; its cache has no room for others.
     none = play(play_alone, replace(meta.model, trajs=1), chains, make_env, processes)
-    append_rows(out / "results.jsonl", rows(none, "none", meta, update, target))
+    append_rows(out / "results.jsonl", rows(none, "none", meta, update, target, seed))
     if video:
         recorder = Recorder(meta.env, episodes)
         shown = play(play_chains, meta.model, 1, recorder, 1)
@@ -123,7 +123,9 @@ def make_cached_policy(
     )
 
 
-def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, target: float) -> list[dict[str, Any]]:
+def rows(
+    outcome: "Outcome", protocol: str, meta: "Meta", update: int, target: float, seed: int
+) -> list[dict[str, Any]]:
     """One row of results.jsonl per episode."""
     from envs.scores import normalised_score
     from launch.metrics import provenance
@@ -133,6 +135,7 @@ def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, target: f
         "dataset": meta.dataset,
         "dataset_hash": meta.dataset_hash,
         "seed": meta.seed,
+        "initial_states": seed,
         "method": "AT",
         "protocol": protocol,
         "trajs": meta.model.trajs,

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
-_PACKAGES = ("agentic-bpt", "jax", "flax", "mujoco", "dm_control", "gymnasium", "numpy")
+_PACKAGES = ("agentic-bpt", "jax", "optax", "orbax-checkpoint", "mujoco", "dm_control", "gymnasium", "numpy")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from launch.metrics import append_rows, write_atomically
-from launch.report import _spread, report
+from launch.plots import _spread
+from launch.report import report
 from launch.statistics import (
     estimate,
     gain_from_context,
