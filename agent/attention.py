@@ -13,9 +13,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-# A hidden score lies far below the floor of the running maximum: its weight is exactly 0 even in a row that sees nothing.
+# A hidden score lies far below the floor of the running maximum: its weight is exactly 0, also in a row that sees
+# nothing.
 _HIDDEN = -1e30
 _FLOOR = -1e20
+
+# The site of dropout on attention weights; a layer has others.
+_WEIGHTS = 1
 
 SAVED = "attended"
 """Name of what the blockwise forward pass keeps for its backward pass, for `jax.checkpoint` policies."""
@@ -65,11 +69,22 @@ def scramble(state: Array, word: Array) -> Array:
     return x ^ (x >> 16)
 
 
+def site(seed: Array, number: int) -> Array:
+    """The seed of one of several dropouts that share a seed. Neighbours, as layers n and n + 1, share no bits."""
+    return scramble(scramble(seed, jnp.uint32(0)), jnp.uint32(number))
+
+
 def _count(size: int, axis: int, rank: int, first: Array | int = 0) -> Array:
     """first, first + 1, ... along one axis of a rank-`rank` array, the other axes being 1; int32."""
     shape = [1] * rank
     shape[axis] = size
     return lax.broadcasted_iota(jnp.int32, shape, axis) + jnp.asarray(first, jnp.int32)
+
+
+def _checked_seed(rate: float, seed: Array | None) -> Array:
+    if seed is None and rate > 0.0:
+        raise ValueError(f"dropout_seed: expected a uint32 scalar for dropout_rate {rate}, got None")
+    return jnp.asarray(0 if seed is None else seed, jnp.uint32)
 
 
 def _keep(rate: float, seed: Array, *coordinates: Array) -> Array:
@@ -80,6 +95,11 @@ def _keep(rate: float, seed: Array, *coordinates: Array) -> Array:
     return state >= jnp.uint32(round(rate * 2**32))
 
 
+def _keep_weights(rate: float, seed: Array, batch: int, heads: int, queries: Array, keys: Array) -> Array:
+    """Which attention weights dropout keeps; query and key positions have four axes."""
+    return _keep(rate, site(seed, _WEIGHTS), _count(batch, 0, 4), _count(heads, 1, 4), queries, keys)
+
+
 def dropout(x: Array, rate: float, seed: Array | None, first: Array | int = 0) -> Array:
     """[B, L, E] -> [B, L, E]: a share `rate` of the features becomes 0, the rest grows by 1 / (1 - rate).
 
@@ -88,10 +108,14 @@ def dropout(x: Array, rate: float, seed: Array | None, first: Array | int = 0) -
     Args:
       seed: uint32 scalar; not read when rate is 0.
       first: position of x[:, 0] in its row.
+
+    Raises:
+      ValueError: a rate without a seed.
     """
     if rate == 0.0:
         return x
     batch, length, width = x.shape
+    seed = _checked_seed(rate, seed)
     keep = _keep(rate, seed, _count(batch, 0, 3), _count(length, 1, 3, first), _count(width, 2, 3))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
@@ -119,9 +143,10 @@ def dense_attention(
     scores = jnp.einsum("bqhd,bkhd->bhqk", q * width**-0.5, k, preferred_element_type=jnp.float32)
     weights = _softmax(scores, mask)
     if dropout_rate > 0.0:
-        keep = _keep(dropout_rate, dropout_seed, _count(batch, 0, 4), _count(heads, 1, 4), i, j)
+        seed = _checked_seed(dropout_rate, dropout_seed)
+        keep = _keep_weights(dropout_rate, seed, batch, heads, i, j)
         weights = jnp.where(keep, weights / (1.0 - dropout_rate), 0.0)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
+    return _average("bhqk,bkhd->bqhd", weights, v)
 
 
 def cached_attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
@@ -131,12 +156,18 @@ def cached_attention(q: Array, keys: Array, values: Array, mask: Array) -> Array
     """
     scores = jnp.einsum("bqhd,bhcd->bhqc", q * q.shape[-1] ** -0.5, keys, preferred_element_type=jnp.float32)
     weights = _softmax(scores, mask[:, None])
-    return jnp.einsum("bhqc,bhcd->bqhd", weights.astype(values.dtype), values)
+    return _average("bhqc,bhcd->bqhd", weights, values)
 
 
 def _softmax(scores: Array, mask: Array) -> Array:
     """Softmax over what the mask shows; all 0, with gradient 0, in a row that sees nothing."""
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, _HIDDEN), axis=-1), 0.0)
+
+
+def _average(axes: str, weights: Array, values: Array) -> Array:
+    """Weighted sums of the values, in their dtype, added up in float32."""
+    out = jnp.einsum(axes, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return out.astype(values.dtype)
 
 
 class _Plan(NamedTuple):
@@ -160,7 +191,10 @@ class _Blocks(NamedTuple):
 
 
 def _first_visible_block(plan: _Plan, blocks: _Blocks) -> Array:
-    """[n] int32: for each query block, a key block before which nothing can be visible to it in any row."""
+    """[n] int32: for each query block, a key block before which nothing is visible to it in any row; n if none is.
+
+    From the least and greatest chain and trajectory of each block, so it may come too early, never too late.
+    """
     n, _, size = blocks.chains.shape
     real = blocks.chains != 0
     biggest = jnp.iinfo(jnp.int32).max
@@ -178,10 +212,13 @@ def _first_visible_block(plan: _Plan, blocks: _Blocks) -> Array:
         nearest = (_count(n, 0, 3) - _count(n, 1, 3) - 1) * size + 1
         one_trajectory = (low[query] == high[query]) & (low[query] == low[key]) & (low[key] == high[key])
         possible &= ~one_trajectory | (nearest < plan.window)
-    return jnp.argmax(possible.any(-1), axis=1).astype(jnp.int32)
+    in_any_row = possible.any(-1)
+    return jnp.where(in_any_row.any(1), jnp.argmax(in_any_row, axis=1), n).astype(jnp.int32)
 
 
-def _pair_mask(plan: _Plan, blocks: _Blocks, i: Array, j: Array, transposed: bool = False) -> tuple[Array, Array | None]:
+def _pair_mask(
+    plan: _Plan, blocks: _Blocks, i: Array, j: Array, transposed: bool = False
+) -> tuple[Array, Array | None]:
     """Which scores of query block i and key block j are visible [B, 1, S, S], and which dropout keeps [B, H, S, S]."""
     _, batch, heads, size, _ = blocks.q.shape
     q_axis, k_axis = (3, 2) if transposed else (2, 3)
@@ -198,7 +235,7 @@ def _pair_mask(plan: _Plan, blocks: _Blocks, i: Array, j: Array, transposed: boo
     mask &= (rows == columns) & (rows != 0)
     if plan.dropout_rate == 0.0:
         return mask, None
-    return mask, _keep(plan.dropout_rate, blocks.seed, _count(batch, 0, 4), _count(heads, 1, 4), queries, keys)
+    return mask, _keep_weights(plan.dropout_rate, blocks.seed, batch, heads, queries, keys)
 
 
 def _matmul(a: Array, b: Array) -> Array:
@@ -311,7 +348,8 @@ def _blockwise_backward(plan: _Plan, saved: Any, d_y: Array) -> tuple[Any, Any, 
         (indices, _first_visible_block(plan, blocks), extra, out, lse, d_y),
     )
     d_q, d_k, d_v = (x.astype(blocks.q.dtype) for x in (d_q, d_k, d_v))
-    return d_params, d_extra, _Blocks(d_q, d_k, d_v, None, None, None)
+    no_gradient = jax.tree.map(lambda _: None, blocks)
+    return d_params, d_extra, no_gradient._replace(q=d_q, k=d_k, v=d_v)
 
 
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
@@ -345,21 +383,32 @@ def fused_attention(
       extra: a tree of [B, L, ...] floating arrays, cut like the queries.
       q, k, v: [B, L, H, D], any L.
       block: tokens per block S.
+      window, span: as of `visible`.
+      dropout_rate, dropout_seed: share of attention weights to drop, and a uint32 scalar if it is not 0.
 
-    Returns: [B, L, ...].
+    Returns:
+      [B, L, ...].
+
+    Raises:
+      ValueError: a dropout rate without a seed.
     """
     length, width = q.shape[1], q.shape[3]
-    heads_first = [split(x, block).swapaxes(2, 3) for x in (q * width**-0.5, k, v)]
-    seed = jnp.uint32(0) if dropout_seed is None else dropout_seed
-    blocks = _Blocks(*heads_first, split(where.chains, block), split(where.trajectories, block), seed)
+    blocks = _Blocks(
+        q=split(q * width**-0.5, block).swapaxes(2, 3),
+        k=split(k, block).swapaxes(2, 3),
+        v=split(v, block).swapaxes(2, 3),
+        chains=split(where.chains, block),
+        trajectories=split(where.trajectories, block),
+        seed=_checked_seed(dropout_rate, dropout_seed),
+    )
     extra = jax.tree.map(lambda x: split(x, block), extra)
     return merge(_blockwise(_Plan(window, span, dropout_rate, finish), params, extra, blocks), length)
 
 
 def blockwise_attention(q: Array, k: Array, v: Array, where: Visibility, **settings: Any) -> Array:
-    """[B, L, H, D] -> [B, L, H, D]: as `dense_attention`, in blocks and in memory linear in L.
+    """[B, L, H, D] -> [B, L, H, D]: as `dense_attention`, in blocks, with memory linear in L.
 
-    Settings as of `fused_attention`.
+    Settings: block, window, span, dropout_rate and dropout_seed, as of `fused_attention`.
     """
     return fused_attention(_attended, (), (), q, k, v, where, **settings)
 

@@ -182,6 +182,8 @@ def load_agent(path: Path, fresh: explore.Explorer, episodes: int) -> tuple[expl
     mend = f"remove it, and the agent is learned again from the {episodes} episodes"
     leaves, structure = jax.tree.flatten(fresh)
     try:
+        with zipfile.ZipFile(path):  # np.load would take anything else for a pickle
+            pass
         with np.load(path, allow_pickle=False) as archive:
             episode = int(archive["episode"])
             stored = [archive[name] for name in sorted(set(archive.files) - {"episode"})]

@@ -44,7 +44,7 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
 
     data_dir = Path(plan.run.data_dir)
     name = catalog.choose(size.domain, plan.run.dataset or None, data_dir)
-    if name is None:
+    if name is None or (not plan.run.dataset and half_collected(data_dir / size.domain / name, plan)):
         name = "td3"
         if round(plan.run.episodes * (1 - plan.run.heldout)) < plan.model.trajs:
             raise ValueError(
@@ -52,7 +52,7 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
                 f"{plan.run.heldout}, got {plan.run.episodes}"
             )
         print(
-            f"No data set of {size.domain} under {data_dir}: collecting {plan.run.episodes} episodes of {size.name} "
+            f"No whole data set of {size.domain} under {data_dir}: collecting {plan.run.episodes} episodes of {size.name} "
             f"with a td3 agent into {data_dir / size.domain / name}.",
             flush=True,
         )
@@ -68,6 +68,16 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
         reward_fn=envs.reward_fn(size.name),
         workers=os.cpu_count() or 1,
     )
+
+
+def half_collected(folder: Path, plan: Plan) -> bool:
+    """Whether a run as this one began to collect the data set and was stopped."""
+    from data import exorl
+
+    path = folder / "collect.json"
+    origin = json.loads(path.read_text()) if path.is_file() else {}
+    mine = {"env": plan.run.env, "agent": "td3", "seed": plan.run.seed}.items() <= origin.items()
+    return mine and len(exorl.episode_files(folder / "buffer")) < plan.run.episodes
 
 
 class Phase(NamedTuple):

@@ -54,17 +54,15 @@ def test_cartpole_rewards_depend_on_the_action_stored():
     physics, actions, rewards = random_episode(envs.make("cartpole_swingup"), 0, 50)
     forgetful = envs.reward_fn("cartpole_swingup")(physics, np.zeros_like(actions))
     assert np.all(forgetful >= rewards - 1e-6)
-    assert np.any(forgetful > rewards + 1e-3)
+    assert np.any(forgetful > 1.1 * rewards)
 
 
 def test_data_of_one_task_serve_another_of_its_domain():
     walk = envs.make("walker_walk")
     physics, actions, rewards = random_episode(envs.make("walker_run"), 1, 50)
-    walk_physics, walk_actions, walk_rewards = random_episode(walk, 1, 50)
+    walk_physics, _walk_actions, walk_rewards = random_episode(walk, 1, 50)
     np.testing.assert_array_equal(physics, walk_physics)
-    np.testing.assert_array_equal(
-        envs.reward_fn("walker_walk")(physics, actions), walk_rewards.astype(np.float32)
-    )
+    np.testing.assert_array_equal(envs.reward_fn("walker_walk")(physics, actions), walk_rewards.astype(np.float32))
     assert not np.allclose(rewards, walk_rewards)
 
 
@@ -84,6 +82,7 @@ def test_the_seed_alone_decides_the_initial_state():
     assert not np.array_equal(one.reset()[0], two.reset(seed=8)[0])
 
 
+@pytest.mark.filterwarnings("ignore:.*Box observation space")  # positions and velocities have no bounds
 @pytest.mark.parametrize("name", ["walker_run", "cartpole_swingup", "quadruped_walk"])
 def test_gymnasiums_checker_passes(name):
     check_env(envs.make(name), skip_render_check=True)

@@ -11,7 +11,7 @@ class ExploreConfig:
 
     width: int = 256
     """Of the two hidden layers of every network."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Transitions in a minibatch."""
     updates: int = 1000
     """Per episode."""
