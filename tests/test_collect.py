@@ -15,6 +15,8 @@ from agent import explore
 from data import exorl
 from launch import collect
 
+# dm_control 1.0.50 does so wherever it looks up a name.
+pytestmark = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array:DeprecationWarning")
 TINY = explore.ExploreConfig(width=8, batch_size=4, updates=6, random_episodes=1)
 SPEC = envs.spec("cartpole_swingup")
 

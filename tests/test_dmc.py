@@ -12,6 +12,9 @@ from gymnasium.utils.env_checker import check_env
 import envs
 from envs import dmc
 
+# dm_control 1.0.50 does so wherever it looks up a name.
+pytestmark = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array:DeprecationWarning")
+
 
 def random_episode(env, seed, steps):
     """Physics, actions and rewards, one row a step."""

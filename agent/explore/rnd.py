@@ -17,6 +17,9 @@ FEATURES = 64
 CLIP = 5.0
 """Observations, standardised, beyond which nothing is newer: else one wild velocity outshines all else."""
 
+MOMENTS_RATE = 0.01
+"""How fast the moments of the error follow it, once a hundred updates have been averaged."""
+
 
 class RNDState(NamedTuple):
     """The two networks, and the running moments of the error."""
@@ -59,7 +62,8 @@ def update_rnd(state: RNDState, observations: jax.Array, config: ExploreConfig) 
     updates, optimizer_state = config.optimizer().update(gradients, state.optimizer)
     predictor = optax.apply_updates(state.predictor, updates)
     step = state.step + 1
-    mean = state.mean + (jnp.mean(errors) - state.mean) / step
-    mean_square = state.mean_square + (jnp.mean(errors**2) - state.mean_square) / step
+    rate = jnp.maximum(MOMENTS_RATE, 1 / step)
+    mean = state.mean + rate * (jnp.mean(errors) - state.mean)
+    mean_square = state.mean_square + rate * (jnp.mean(errors**2) - state.mean_square)
     deviation = jnp.sqrt(jnp.maximum(mean_square - mean**2, 1e-12))
     return RNDState(state.target, predictor, optimizer_state, step, mean, mean_square), errors / deviation
