@@ -162,8 +162,7 @@ def relabel(name: str, physics: np.ndarray, actions: np.ndarray) -> np.ndarray:
     expected = (len(physics), size.physics_size), (len(physics), size.action_size)
     if (physics.shape, actions.shape) != expected:
         raise ValueError(
-            f"{name}: physics {physics.shape} and actions {actions.shape}, "
-            f"expected {expected[0]} and {expected[1]}"
+            f"{name}: physics {physics.shape} and actions {actions.shape}, expected {expected[0]} and {expected[1]}"
         )
     suite = _shared_suite(name)
     model = suite.physics.model.ptr
@@ -244,9 +243,7 @@ class Camera:
         """[240, 320, 3] uint8."""
         self._context.make_current()
         everything = mujoco.mjtCatBit.mjCAT_ALL
-        mujoco.mjv_updateScene(
-            self._model, data, mujoco.MjvOption(), None, self._view, everything, self._scene
-        )
+        mujoco.mjv_updateScene(self._model, data, mujoco.MjvOption(), None, self._view, everything, self._scene)
         area = mujoco.MjrRect(0, 0, self.WIDTH, self.HEIGHT)
         pixels = np.empty((self.HEIGHT, self.WIDTH, 3), np.uint8)
         mujoco.mjr_render(area, self._scene, self._renderer)

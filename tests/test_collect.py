@@ -71,12 +71,17 @@ def test_an_agent_lost_is_learned_again_from_the_episodes(tmp_path):
 def test_an_episode_written_just_before_a_kill_is_learned_from(tmp_path, monkeypatch):
     unbroken = run(tmp_path / "unbroken", 5)
 
-    def killed(*_):
-        raise KeyboardInterrupt
+    save = collect.save_agent
+
+    def killed(path, explorer, episode):
+        if episode == 3:
+            raise KeyboardInterrupt
+        save(path, explorer, episode)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(collect, "save_agent", killed)
         run(tmp_path / "broken", 5)
+    assert len(exorl.episode_files(tmp_path / "broken/cartpole/td3/buffer")) == 3
     broken = run(tmp_path / "broken", 5)
     assert contents(broken) == contents(unbroken)
 

@@ -46,9 +46,7 @@ class Replay:
         observations = self._observations[: self.episodes].reshape(-1, self._observations.shape[-1])
         return observations.mean(0), observations.std(0)
 
-    def sample(
-        self, rng: np.random.Generator, shape: tuple[int, ...], n_step: int, discount: float
-    ) -> Transitions:
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...], n_step: int, discount: float) -> Transitions:
         """Transitions drawn evenly from all steps remembered, with leading axes `shape`."""
         length = self._actions.shape[1]
         episode = rng.integers(0, min(self.episodes, len(self._actions)), shape)

@@ -33,9 +33,7 @@ def init_td3(key: jax.Array, observation_size: int, action_size: int, config: Ex
     twins = [init_mlp(k, (observation_size + action_size, *hidden, 1)) for k in critic_keys]
     critics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *twins)
     optimizer = config.optimizer()
-    return TD3State(
-        actor, critics, critics, optimizer.init(actor), optimizer.init(critics), jnp.zeros((), jnp.int32)
-    )
+    return TD3State(actor, critics, critics, optimizer.init(actor), optimizer.init(critics), jnp.zeros((), jnp.int32))
 
 
 def act(actor: Layers, observations: Any, xp: ModuleType = jnp) -> Any:
