@@ -52,8 +52,8 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
                 f"{plan.run.heldout}, got {plan.run.episodes}"
             )
         print(
-            f"No whole data set of {size.domain} under {data_dir}: collecting {plan.run.episodes} episodes of {size.name} "
-            f"with a td3 agent into {data_dir / size.domain / name}.",
+            f"No whole data set of {size.domain} under {data_dir}: collecting {plan.run.episodes} episodes of "
+            f"{size.name} with a td3 agent into {data_dir / size.domain / name}.",
             flush=True,
         )
         from launch.collect import collect

@@ -30,9 +30,7 @@ def first_position(physics, actions):
 
 
 def load(data_dir, domain="walker", dataset="td3"):
-    return catalog.load(
-        "walker_run", domain, dataset, data_dir, sizes=SIZES, reward_fn=first_position, workers=1
-    )
+    return catalog.load("walker_run", domain, dataset, data_dir, sizes=SIZES, reward_fn=first_position, workers=1)
 
 
 def test_the_card_counts_what_was_loaded(tmp_path):

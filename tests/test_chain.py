@@ -67,9 +67,7 @@ def test_order_is_ascending_and_keeps_equals_as_they_came():
     returns = np.array([3.0, 1.0, 3.0, 2.0])
     np.testing.assert_array_equal(order(returns, RULES), [1, 3, 0, 2])
     np.testing.assert_array_equal(order(returns, ChainRules(sort=False)), [0, 1, 2, 3])
-    np.testing.assert_array_equal(
-        order(np.tile([1.0, 0.0], 50), RULES), [*range(1, 100, 2), *range(0, 100, 2)]
-    )
+    np.testing.assert_array_equal(order(np.tile([1.0, 0.0], 50), RULES), [*range(1, 100, 2), *range(0, 100, 2)])
 
 
 def test_a_rounding_error_below_the_target_still_reaches_it_and_more_does_not():

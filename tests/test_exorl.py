@@ -74,9 +74,7 @@ def test_episodes_are_listed_by_index_and_half_written_ones_left_out(tmp_path):
 def test_an_index_that_is_there_twice_is_refused(folder):
     write_episode(folder / "other", 1, episode(9))
     shutil.copy(folder / "other" / "episode_000001_9.npz", folder / "buffer")
-    with pytest.raises(
-        ValueError, match=r"episode_000001_9.npz: expected one episode 1, got episode_000001_6.npz too"
-    ):
+    with pytest.raises(ValueError, match=r"episode_000001_9.npz: expected one episode 1, got episode_000001_6.npz too"):
         episode_files(folder / "buffer")
 
 
@@ -112,9 +110,7 @@ WRONG = {
     "physics is missing, expected observation, action, reward, discount, physics; got obs": {"physics": None},
     "observation is not finite in row 2": {"observation": np.float32([[0, 0, 0]] * 2 + [[0, np.nan, 0]] * 4)},
     "reward is not finite in row 5": {"reward": np.array([0, 0, 0, 0, 0, np.inf], np.float32)},
-    r"action has shape \(5, 2\), expected 5 steps and the reset row": {
-        "action": np.zeros((5, 2), np.float32)
-    },
+    r"action has shape \(5, 2\), expected 5 steps and the reset row": {"action": np.zeros((5, 2), np.float32)},
     r"observation has shape \(6,\), expected \[rows, columns\]": {"observation": np.zeros(6, np.float32)},
     "physics is float32, expected float64": {"physics": np.zeros((6, 4), np.float32)},
     "cannot be read .*pickle": {"reward": np.array([None] * 6)},
@@ -135,9 +131,7 @@ def test_a_wrong_file_gives_one_line_with_its_name(folder, message, change):
 def test_a_truncated_file_is_refused(folder, size):
     path = folder / "buffer" / "episode_000001_6.npz"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(
-        ValueError, match=f"^{path}: truncated, or not an npz file; remove it, or fetch it again"
-    ):
+    with pytest.raises(ValueError, match=f"^{path}: truncated, or not an npz file; remove it, or fetch it again"):
         load_run(folder)
 
 
@@ -203,9 +197,7 @@ def test_the_second_load_maps_the_cache_and_relabels_nothing(folder):
 def test_each_task_keeps_its_own_rewards(folder):
     run = load_run(folder).trajectories[0].rewards
     walk = load_run(folder, name="walker_walk", reward_fn=lambda physics, actions: physics[:, 1])
-    np.testing.assert_array_equal(
-        walk.trajectories[0].rewards, episode()["physics"][1:, 1].astype(np.float32)
-    )
+    np.testing.assert_array_equal(walk.trajectories[0].rewards, episode()["physics"][1:, 1].astype(np.float32))
     np.testing.assert_array_equal(load_run(folder, reward_fn=unwanted).trajectories[0].rewards, run)
 
 
@@ -320,9 +312,7 @@ def test_a_folder_without_rights_is_named_for_real(folder):
 def test_a_folder_without_rights_is_named_before_any_work(folder, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     monkeypatch.setattr(exorl, "read_episode", unwanted)
-    with pytest.raises(
-        PermissionError, match=f"^{folder}/cache: cannot be written, expected a data set folder"
-    ):
+    with pytest.raises(PermissionError, match=f"^{folder}/cache: cannot be written, expected a data set folder"):
         load_run(folder)
 
 

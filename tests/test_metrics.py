@@ -46,10 +46,7 @@ def test_metrics_are_read_back_bit_for_bit_and_columns_may_grow(tmp_path):
         metrics.log(20, {"train_loss": 3})
         metrics.log(20, {"learning_rate": 0.2})
     assert (tmp_path / "metrics.csv").read_text() == (
-        "step,train_loss,eval/last_return,learning_rate\n"
-        "0,0.3333333333333333,,\n"
-        "10,nan,2.0,0.1\n"
-        "20,3.0,,0.2\n"
+        "step,train_loss,eval/last_return,learning_rate\n0,0.3333333333333333,,\n10,nan,2.0,0.1\n20,3.0,,0.2\n"
     )
     assert read_metrics(tmp_path / "metrics.csv")[0] == {"step": 0, "train_loss": 1 / 3}
 

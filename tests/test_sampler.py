@@ -77,15 +77,11 @@ def test_rows_hold_whole_chains_from_the_left_and_padding_is_nought(lengths, tra
         used = int((batch.chains[row] > 0).sum())
         assert used >= 1 and not batch.chains[row, used:].any()
         assert all(not values[row, used:].any() for values in batch)
-        np.testing.assert_array_equal(
-            np.diff(batch.chains[row, :used]).clip(max=1), np.diff(batch.chains[row, :used])
-        )
+        np.testing.assert_array_equal(np.diff(batch.chains[row, :used]).clip(max=1), np.diff(batch.chains[row, :used]))
         for number in range(1, batch.chains[row].max() + 1):
             of = batch.chains[row] == number
             index, source = batch.trajectories[row, of], batch.observations[row, of, 0].astype(int)
-            assert sorted(set(index)) == list(range(index.max() + 1)) and index.max() + 1 in chain_lengths(
-                trajs
-            )
+            assert sorted(set(index)) == list(range(index.max() + 1)) and index.max() + 1 in chain_lengths(trajs)
             order_drawn = [source[index == i][0] for i in range(index.max() + 1)]
             assert len(set(order_drawn)) == len(order_drawn)  # without replacement
             assert not sort or (np.diff(totals[order_drawn]) >= 0).all()

@@ -9,9 +9,7 @@ from data.trajectory import Trajectory
 
 def trajectory(observations, rewards):
     observations = np.array(observations, np.float32)
-    return Trajectory(
-        observations, np.zeros((len(observations), 1), np.float32), np.array(rewards, np.float32)
-    )
+    return Trajectory(observations, np.zeros((len(observations), 1), np.float32), np.array(rewards, np.float32))
 
 
 def test_moments_are_those_of_all_steps_whatever_the_lengths():
@@ -42,9 +40,7 @@ def test_unscaling_undoes_scaling():
     scaling = Scaling(np.array([1.0, 2.0], np.float32), np.array([0.5, 4.0], np.float32), 8.0, 2.0)
     observations = np.array([[2.0, 2.0], [1.0, 10.0]], np.float32)
     np.testing.assert_array_equal(scaling.scale_observations(observations), [[2, 0], [0, 2]])
-    np.testing.assert_array_equal(
-        scaling.unscale_observations(scaling.scale_observations(observations)), observations
-    )
+    np.testing.assert_array_equal(scaling.unscale_observations(scaling.scale_observations(observations)), observations)
     assert scaling.scale_returns(4.0) == 0.5
     assert scaling.unscale_returns(0.5) == 4.0
     assert scaling.scale_rewards(4.0) == 2.0

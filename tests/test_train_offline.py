@@ -1,7 +1,6 @@
 """The real program, end to end, on a tiny data set: it reports; stopped or killed, it goes on to the same bits."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -97,7 +96,7 @@ def test_the_run_says_what_it_does_and_leaves_a_report(unbroken):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_a_broken_run_goes_on_to_the_same_bits(unbroken, data_dir, tmp_path, how):
     out = tmp_path / "broken"
-    flags = [*TINY, f"--data_dir={data_dir}", f"--out={out}"]
+    flags = [*TINY, f"--data_dir={data_dir}", f"--out={out}", "--chains=1"]
     process = subprocess.Popen(program("train_offline", *flags), stdout=subprocess.PIPE, text=True)
     while not any((out / "checkpoints").glob("[0-9]*")) and process.poll() is None:
         time.sleep(0.01)
@@ -106,7 +105,7 @@ def test_a_broken_run_goes_on_to_the_same_bits(unbroken, data_dir, tmp_path, how
     if how == signal.SIGTERM:
         assert process.returncode == 0
         assert "Go on with: --resume" in stdout or "report.html" in stdout
-    again = run("train_offline", "--resume", f"--out={out}", f"--data_dir={data_dir}")
+    again = run("train_offline", "--resume", f"--out={out}", f"--data_dir={data_dir}", "--chains=1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert_same_run(unbroken[0], out)
 
@@ -153,4 +152,3 @@ def test_a_diverging_run_stops_with_the_batch_and_keeps_the_checkpoint(data_dir,
     assert done.returncode != 0
     assert "expected finite numbers" in done.stderr
     assert list(out.glob("diverged_*.npz"))
-    assert os.environ.get("JAX_PLATFORMS") == "cpu"
