@@ -5,6 +5,7 @@ help. On an accelerator one process plays them all.
 """
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -172,6 +173,9 @@ def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, int]]
 
 
 def _work(messages: Any, number: int, job: Job) -> None:
+    if hasattr(os, "sched_setaffinity"):  # one core each, or the thread pools of XLA get in one another's way
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
     try:
         for played in _episodes(*job):
             messages.put((number, *played))
