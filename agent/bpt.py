@@ -166,13 +166,13 @@ def layer(
 
 
 def best_block(length: int) -> int:
-    """L -> tokens per block: 128, or 512 in rows above 2,048 tokens; never more than L.
+    """L -> tokens per block: 128, or 512 in rows of 2,048 tokens and more; never more than L.
 
-    Measured on two CPU cores, E = 128, three layers: in rows of 512, 512 takes 1.2 to 1.3 times the time of 128 (more
-    of what it computes lies above the diagonal); in rows of 16,384, 128 takes 1.7 times the time of 512 (its products
-    are too small for two cores). At 2,048 they are equal.
+    Measured on two CPU cores, E = 128, three layers: in rows of 512, 512 takes 1.1 times the time of 128 and twice the
+    memory (more of what it computes lies above the diagonal); in rows of 2,048, 128 takes 1.4 times the time of 512, of
+    16,384, 1.9 times (its products are too small for two cores). At 1,024 they are equal.
     """
-    return min(length, 128 if length <= 2048 else 512)
+    return min(length, 128 if length < 2048 else 512)
 
 
 def _finish(

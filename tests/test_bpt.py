@@ -168,4 +168,5 @@ def test_a_layer_starts_with_unit_gain_and_small_residual_branches():
 
 
 def test_the_block_grows_with_the_row():
-    assert [best_block(length) for length in (1, 32, 128, 512, 2048, 2049, 128_000)] == [1, 32, 128, 128, 128, 512, 512]
+    lengths = (1, 32, 128, 512, 2047, 2048, 128_000)
+    assert [best_block(length) for length in lengths] == [1, 32, 128, 128, 128, 512, 512]
