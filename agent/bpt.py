@@ -7,15 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from agent.attention import (
-    SAVED,
-    Visibility,
-    blockwise_attention,
-    dense_attention,
-    dropout,
-    fused_attention,
-    site,
-)
+from agent.attention import Visibility, dense_attention, dropout, site
+from agent.blockwise import SAVED, blockwise_attention, fused_attention
 
 SYSTEMS = ("vanilla", "memory_efficient", "bpt")
 

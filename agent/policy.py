@@ -129,7 +129,7 @@ class CachedPolicy:
         """keep: steps of each past trajectory that stay in the context, 0 for all. seed: draws which they are."""
         self._weights, self._config = transformer.unstack(weights), config
         self._scaling, self._rules = scaling, rules
-        self._slots = Slots.of(config, min(keep, episode_length - 1), episode_length)
+        self._slots = Slots.of(config, min(keep, episode_length), episode_length)
         self._chains, self._seed = chains, seed
         self._action_size = weights.head.shape[1]
         self.reset()

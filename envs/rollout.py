@@ -47,7 +47,11 @@ def initial_seed(seed: int, start: Start) -> int:
     return int(np.random.SeedSequence((seed, *start)).generate_state(1)[0])
 
 
-def play_chains(
+ALONE = 16
+"""Episodes played side by side when nothing links them: more share a step of the policy, fewer fit the cache."""
+
+
+def play(
     make_env: Callable[[], gymnasium.Env],
     make_policy: Callable[[int], Policy],
     *,
@@ -56,40 +60,26 @@ def play_chains(
     target_return: float,
     seed: int,
     processes: int,
-    label: str = "own episodes in context",
+    context: bool,
 ) -> Outcome:
-    """Every chain plays `episodes` episodes; a policy for B chains comes from make_policy(B)."""
-    starts = [[(c, e) for e in range(episodes)] for c in range(chains)]
-    returns, lengths = _play(make_env, make_policy, starts, target_return, seed, processes, False, label)
-    return Outcome(returns, lengths)
+    """Every chain plays `episodes` episodes; a policy for B chains comes from make_policy(B).
 
-
-def play_alone(
-    make_env: Callable[[], gymnasium.Env],
-    make_policy: Callable[[int], Policy],
-    *,
-    chains: int,
-    episodes: int,
-    target_return: float,
-    seed: int,
-    processes: int,
-    at_once: int = 16,
-    label: str = "empty context",
-) -> Outcome:
-    """The control: the same initial states as play_chains, each episode with an empty context.
-
-    Nothing links the episodes, so `at_once` of them run side by side whatever their chain.
+    context: whether a chain's earlier episodes stay in its context. Without, which is the control, every episode
+    starts from the same initial state as with it, and with nothing in its context.
     """
-    starts = [(c, e) for c in range(chains) for e in range(episodes)]
-    lanes = min(len(starts), max(at_once, processes))
-    queues = [starts[lane::lanes] for lane in range(lanes)]
-    longest = max(map(len, queues))
-    padded = [mine + mine[:1] * (longest - len(mine)) for mine in queues]
-    played = _play(make_env, make_policy, padded, target_return, seed, processes, True, label)
+    if context:
+        starts = [[(c, e) for e in range(episodes)] for c in range(chains)]
+    else:
+        every = [(c, e) for c in range(chains) for e in range(episodes)]
+        lanes = min(len(every), max(ALONE, processes))
+        # Lanes are as long as the longest; those that would end before play an episode again.
+        starts = [(every[lane::lanes] + every[lane:])[: -(-len(every) // lanes)] for lane in range(lanes)]
+    label = "own episodes in context" if context else "empty context"
+    returns, lengths = _play(make_env, make_policy, starts, target_return, seed, processes, not context, label)
     outcome = Outcome(np.zeros((chains, episodes)), np.zeros((chains, episodes), np.int64))
-    for lane, mine in enumerate(queues):
-        for i, (c, e) in enumerate(mine):
-            outcome.returns[c, e], outcome.lengths[c, e] = played[0][lane, i], played[1][lane, i]
+    for lane, lane_starts in enumerate(starts):
+        for i, start in enumerate(lane_starts):
+            outcome.returns[start], outcome.lengths[start] = returns[lane, i], lengths[lane, i]
     return outcome
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 from absl import flags
@@ -46,63 +46,73 @@ def evaluate(
     trajs: chain lengths to report; the longest is played, the shorter are its beginnings. None: 1, 2, 4, ... up to
     the length of the training chains. target_return: what is asked for, None the best in the training data.
     """
-    import jax
-    import numpy as np
-
-    from envs.rollout import play_alone, play_chains
     from launch.metrics import append_rows
     from launch.report import report
 
-    size = envs.spec(meta.env)
-    episodes = max(trajs) if trajs else meta.model.trajs
-    target = meta.target_return if target_return is None else target_return
-    seed = meta.seed if seed is None else seed
-
-    def play(
-        how: Callable[..., "Outcome"],
-        model: "ModelConfig",
-        lanes: int,
-        make_env: Callable[[], gymnasium.Env],
-        processes: int,
-    ) -> "Outcome":
-        make_policy = partial(
-            make_cached_policy,
-            jax.tree.map(np.asarray, weights),
-            model,
-            meta.scaling,
-            meta.rules,
-            meta.keep,
-            size.episode_length,
-            seed,
-        )
-        start = time.perf_counter()
-        outcome = how(
-            make_env,
-            make_policy,
-            chains=lanes,
-            episodes=episodes,
-            target_return=target,
-            seed=seed,
-            processes=processes,
-        )
-        seconds, steps = time.perf_counter() - start, int(outcome.lengths.sum())
-        print(
-            f"played {lanes} x {episodes} episodes: {steps:,} steps in {seconds:.0f} s, {steps / seconds:,.0f} a second"
-        )
-        return outcome
-
+    asked = Asked(
+        episodes=max(trajs) if trajs else meta.model.trajs,
+        target_return=meta.target_return if target_return is None else target_return,
+        seed=meta.seed if seed is None else seed,
+    )
     make_env = partial(envs.make, meta.env)
-    processes = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    own = play(play_chains, meta.model, chains, make_env, processes)
-    append_rows(out / "results.jsonl", rows(own, "own", meta, update, target, seed))
-    # An empty context is what a chain of one trajectory sees; its cache has no room for others.
-    none = play(play_alone, replace(meta.model, trajs=1), chains, make_env, processes)
-    append_rows(out / "results.jsonl", rows(none, "none", meta, update, target, seed))
+    for protocol in ("own", "none"):
+        outcome = play(weights, meta, asked, make_env, chains, context=protocol == "own")
+        append_rows(out / "results.jsonl", rows(outcome, protocol, meta, update, asked))
     if video:
-        recorder = Recorder(meta.env, episodes)
-        shown = play(play_chains, meta.model, 1, recorder, 1)
-        recorder.save(out / "rollout.gif", shown.returns[0], target)
+        recorder = Recorder(meta.env, asked.episodes)
+        shown = play(weights, meta, asked, recorder, 1, context=True)
+        recorder.save(out / "rollout.gif", shown.returns[0], asked.target_return)
     return report(out, list(trajs) if trajs else None)
+
+
+class Asked(NamedTuple):
+    """What every chain of an evaluation plays."""
+
+    episodes: int
+    target_return: float
+    seed: int
+    """Of the initial states."""
+
+
+def play(
+    weights: "Weights",
+    meta: "Meta",
+    asked: Asked,
+    make_env: Callable[[], gymnasium.Env],
+    chains: int,
+    context: bool,
+) -> "Outcome":
+    """Play chains, and say how fast; a single chain stays in this process, where a recorder can be looked into."""
+    import jax
+    import numpy as np
+
+    from envs import rollout
+
+    # An empty context is what a chain of one trajectory sees; its cache has no room for others.
+    model = meta.model if context else replace(meta.model, trajs=1)
+    make_policy = partial(
+        make_cached_policy,
+        jax.tree.map(np.asarray, weights),
+        model,
+        meta.scaling,
+        meta.rules,
+        meta.keep,
+        envs.spec(meta.env).episode_length,
+        asked.seed,
+    )
+    start = time.perf_counter()
+    outcome = rollout.play(
+        make_env,
+        make_policy,
+        chains=chains,
+        processes=(os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1,
+        context=context,
+        **asked._asdict(),
+    )
+    seconds, steps = time.perf_counter() - start, int(outcome.lengths.sum())
+    speed = f"{steps:,} steps in {seconds:.0f} s, {steps / seconds:,.0f} a second"
+    print(f"played {chains} x {asked.episodes} episodes, {'own' if context else 'empty'} context: {speed}", flush=True)
+    return outcome
 
 
 def make_cached_policy(
@@ -123,9 +133,7 @@ def make_cached_policy(
     )
 
 
-def rows(
-    outcome: "Outcome", protocol: str, meta: "Meta", update: int, target: float, seed: int
-) -> list[dict[str, Any]]:
+def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, asked: Asked) -> list[dict[str, Any]]:
     """One row of results.jsonl per episode."""
     from envs.scores import normalised_score
     from launch.metrics import provenance
@@ -135,11 +143,11 @@ def rows(
         "dataset": meta.dataset,
         "dataset_hash": meta.dataset_hash,
         "seed": meta.seed,
-        "initial_states": seed,
+        "initial_states": asked.seed,
         "method": "AT",
         "protocol": protocol,
         "trajs": meta.model.trajs,
-        "target_return": target,
+        "target_return": asked.target_return,
         "update": update,
         **provenance(),
     }
@@ -216,7 +224,7 @@ def read_trajs(text: str) -> list[int] | None:
 
 
 def main(_: list[str]) -> None:
-    trajs = read_trajs(flags.FLAGS.trajs)
+    trajs, target = read_trajs(flags.FLAGS.trajs), flags.FLAGS.target_return
     from launch.checkpoint import Checkpoints
 
     out = Path(flags.FLAGS.checkpoint)
@@ -230,7 +238,7 @@ def main(_: list[str]) -> None:
     checkpoints.close()
     print(
         f"{out}: update {update} of {meta.env} on {meta.dataset}; playing {flags.FLAGS.chains} chains, "
-        f"asking for {flags.FLAGS.target_return or meta.target_return:.0f}"
+        f"asking for {meta.target_return if target is None else target:.0f}"
     )
     table = evaluate(
         out,
@@ -239,7 +247,7 @@ def main(_: list[str]) -> None:
         update,
         chains=flags.FLAGS.chains,
         trajs=trajs,
-        target_return=flags.FLAGS.target_return,
+        target_return=target,
         seed=flags.FLAGS.seed,
         video=flags.FLAGS.video,
     )

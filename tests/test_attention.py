@@ -9,13 +9,13 @@ import pytest
 
 from agent.attention import (
     Visibility,
-    blockwise_attention,
     cached_attention,
     dense_attention,
     dropout,
     site,
     visible,
 )
+from agent.blockwise import blockwise_attention
 
 B, D = 2, 8
 SEED = jnp.uint32(7)

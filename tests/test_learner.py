@@ -2,23 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made_up import TRAJECTORIES
 
 from agent import learner, losses
 from agent.config import ModelConfig, OptimizerConfig
 from data.chain import ChainRules
 from data.sampler import Sampler
 from data.scaling import Scaling
-from data.trajectory import Trajectory
 
-RNG = np.random.default_rng(0)
-TRAJECTORIES = [
-    Trajectory(
-        RNG.normal(size=(10, 3)).astype(np.float32),
-        RNG.uniform(-1, 1, (10, 2)).astype(np.float32),
-        RNG.uniform(0, 1, 10).astype(np.float32),
-    )
-    for _ in range(4)
-]
 SAMPLER = Sampler(TRAJECTORIES, Scaling.fit(TRAJECTORIES), ChainRules(), 4, 4, 8, 4, 0)
 MODEL = ModelConfig(tokens="fused", attention="vanilla", layers=1, width=16, dropout=0.0, trajs=4)
 

@@ -50,7 +50,7 @@ def chains_as_trained(played, keep):
             pair = [a[c] for a in attempts[max(0, e - 1) : e + 1]]
             cut = cut_past(pair, RULES, keep, TARGET, rng)
             cut = select(cut, cut.trajectories == len(pair) - 1)
-            kept[c].append(cut._replace(trajectories=np.full(keep, e)))
+            kept[c].append(cut._replace(trajectories=np.full(len(cut.timesteps), e)))
 
 
 def as_batch(parts):
@@ -73,8 +73,16 @@ def as_batch(parts):
 @pytest.mark.parametrize("layout", ["fused", "interleaved"])
 @pytest.mark.parametrize(
     ("keep", "window", "trajs"),
-    [(0, 0, EPISODES), (0, 5, 2), (3, 0, EPISODES), (3, 5, EPISODES), (3, 5, 2), (3, 5, 1)],
-    ids=["all kept", "span and window slide", "some kept", "window slides", "both slide", "no past"],
+    [(0, 0, EPISODES), (0, 5, 2), (2 * T, 5, 3), (3, 0, EPISODES), (3, 5, EPISODES), (3, 5, 2), (3, 5, 1)],
+    ids=[
+        "all kept",
+        "span and window slide",
+        "more kept than there is",
+        "some kept",
+        "window slides",
+        "both slide",
+        "no past",
+    ],
 )
 def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(layout, keep, window, trajs):
     config = ModelConfig(tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla")

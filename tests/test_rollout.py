@@ -1,8 +1,11 @@
+import functools
+
 import gymnasium
 import numpy as np
 import pytest
 
-from envs.rollout import initial_seed, play_alone, play_chains
+from envs import rollout
+from envs.rollout import initial_seed, play
 
 
 class Counting(gymnasium.Env):
@@ -43,6 +46,7 @@ class Remembering:
         self.log.append(last)
 
 
+play_chains = functools.partial(play, context=True)
 SHARED = {"chains": 3, "episodes": 4, "target_return": 5.0, "seed": 2}
 SEEDS = np.array([[initial_seed(2, (c, e)) % 997 for e in range(4)] for c in range(3)])
 
@@ -54,9 +58,10 @@ def test_chains_remember_and_processes_change_nothing(processes):
     np.testing.assert_array_equal(outcome.lengths, np.full((3, 4), 3))
 
 
-@pytest.mark.parametrize("at_once", [1, 5, 100])
-def test_the_control_plays_the_same_starts_and_remembers_nothing(at_once):
-    outcome = play_alone(Counting, Remembering, processes=1, at_once=at_once, **SHARED)
+@pytest.mark.parametrize("lanes", [1, 5, 100])
+def test_the_control_plays_the_same_starts_and_remembers_nothing(lanes, monkeypatch):
+    monkeypatch.setattr(rollout, "ALONE", lanes)
+    outcome = play(Counting, Remembering, processes=1, context=False, **SHARED)
     np.testing.assert_array_equal(outcome.returns, 3 * SEEDS)
     np.testing.assert_array_equal(outcome.lengths, np.full((3, 4), 3))
 

@@ -59,7 +59,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unbroken(data_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "unbroken"
-    done = run("train_offline", *TINY, f"--data_dir={data_dir}", f"--out={out}")
+    done = run("train_offline", *TINY, f"--data_dir={data_dir}", f"--out={out}", "--eval_every=8")
     assert done.returncode == 0, done.stdout + done.stderr
     return out, done
 
@@ -84,8 +84,8 @@ def test_the_run_says_what_it_does_and_leaves_a_report(unbroken):
     for text in ("10 episodes, 200 steps", "sha256", "weights", "tokens a row", "MiB", "report.html"):
         assert text in done.stdout, done.stdout
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert {(r["protocol"], r["chain"], r["episode"]) for r in rows} == {
-        (p, c, e) for p in ("own", "none") for c in (0, 1) for e in (1, 2, 3, 4)
+    assert {(r["update"], r["protocol"], r["chain"], r["episode"]) for r in rows} == {
+        (u, p, c, e) for u in (8, 12) for p in ("own", "none") for c in (0, 1) for e in (1, 2, 3, 4)
     }
     assert rows[0]["dataset_hash"] in (out / "dataset.json").read_text()
     assert "--env=cartpole_swingup" in rows[0]["command"]
