@@ -6,9 +6,10 @@ python -m launch.datasets --data_dir datasets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from data import catalog
+from launch import program
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "datasets", "Where data sets lie, as <domain>/<data set>/buffer.")
 
@@ -40,11 +41,9 @@ def _size(size: int) -> str:
     return f"{size / 1e3:.1f} kB"
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
+def main(_: Sequence[str]) -> None:
     print("\n".join(table(Path(_DATA_DIR.value))))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

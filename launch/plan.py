@@ -69,7 +69,19 @@ class Plan(NamedTuple):
     rules: ChainRules
 
     def flags(self) -> dict[str, Any]:
+        """Every flag and its value."""
         return config_flags.as_dict(*self)
+
+    def check(self) -> None:
+        """Raise ValueError where numbers of different configurations do not fit together."""
+        if self.run.short_updates >= self.optimizer.updates:
+            raise ValueError(
+                f"--short_updates: expected fewer than --updates {self.optimizer.updates}, got {self.run.short_updates}"
+            )
+        if self.run.rows % self.optimizer.accumulate:
+            raise ValueError(
+                f"--accumulate: expected a divisor of --rows {self.run.rows}, got {self.optimizer.accumulate}"
+            )
 
 
 def read_flags() -> tuple[Plan, bool, str]:
@@ -97,6 +109,7 @@ def read_flags() -> tuple[Plan, bool, str]:
         config_flags.read(OptimizerConfig),
         config_flags.read(ChainRules),
     )
+    plan.check()
     return plan, resume, "the stored run" if resume else preset
 
 

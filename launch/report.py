@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from envs.scores import normalised_score, reference
+from launch import program
 from launch.metrics import read_metrics, read_rows, write_atomically
 from launch.plots import draw
 from launch.statistics import Estimate, Result, newest_result
@@ -285,4 +286,4 @@ def main(_: Sequence[str]) -> None:
 if __name__ == "__main__":
     # Not above main: programs that import report() define an --out of their own.
     flags.DEFINE_string("out", None, "Folder of the run to report on.", required=True)
-    app.run(main)
+    program.run(main)

@@ -109,7 +109,6 @@ class Training:
         train, heldout = split(dataset.trajectories, run.heldout, run.seed)
         trajectories = [dataset.trajectories[i] for i in train]
         scaling = Scaling.fit(trajectories)
-        self.target_return = dataset.card.return_max
         self.meta = Meta(
             env=size.name,
             observation_size=size.observation_size,
@@ -118,7 +117,7 @@ class Training:
             optimizer=plan.optimizer,
             rules=plan.rules,
             keep=run.keep,
-            target_return=self.target_return,
+            target_return=dataset.card.return_max,
             scaling=scaling,
             dataset=dataset.card.dataset,
             dataset_hash=dataset.card.sha256,

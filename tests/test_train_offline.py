@@ -136,6 +136,8 @@ def test_evaluate_plays_a_checkpoint(unbroken):
         (["--env=cartpole_swingup", "--dataset=nothing"], "no data set"),
         (["--env=cartpole_swingup", "--trajs=11"], "--trajs: expected at most"),
         (["--env=cartpole_swingup", "--preset=tpu"], "accelerator, cpu"),
+        (["--env=cartpole_swingup", "--updates=10"], "--short_updates: expected fewer than --updates 10, got 600"),
+        (["--env=cartpole_swingup", "--accumulate=3"], "--accumulate: expected a divisor of --rows 4, got 3"),
     ],
 )
 def test_a_mistake_gets_one_line_and_a_non_zero_exit(data_dir, tmp_path, flags, message):
