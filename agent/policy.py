@@ -178,8 +178,7 @@ class CachedPolicy:
         self._earned = self._earned + rewards
         targets = np.full(self._chains, self._target_return)
         self._completed = (last and self._rules.completion) & reached(self._earned, targets)
-        after = 2 if self._slots.kinds == 4 else 0
-        if after:
+        if after := tokens.tokens_after_action(self._config.tokens):
             inputs = np.concatenate(
                 [
                     self._actions[-1],

@@ -50,6 +50,11 @@ def tokens_per_step(layout: str) -> int:
     return {"interleaved": 4, "fused": 1}[layout]
 
 
+def tokens_after_action(layout: str) -> int:
+    """How many of them only the action and its reward complete."""
+    return {"interleaved": 2, "fused": 0}[layout]
+
+
 def init_tokens(key: Array, layout: str, observation_size: int, action_size: int, width: int) -> TokenWeights:
     """Every projected quantity adds about the same variance to its token.
 
