@@ -172,7 +172,7 @@ def _text(result: Result) -> str:
 
 _CAPTIONS = {
     "returns_by_episode": "Bands are 95% Student-t intervals over chains, dots are single episodes. Left, on "
-    "the same axis: every episode of the data that the policy was trained on.",
+    "the same axis: every episode of the data.",
     "returns_vs_trajs": "The same chains, cut after n episodes. Right: the best of n, which rises without "
     "any learning in context; read it against the control only.",
     "training": "Thin: every logged value. Thick: a running mean.",
