@@ -112,6 +112,21 @@ def dropout(x: Array, rate: float, seed: Array | None, first: Array | int = 0) -
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
+def rotate(x: Array, positions: Array) -> Array:
+    """[B, Q, H, D], [1, Q, 1, 1] int32 -> [B, Q, H, D]: rotary position embedding (arXiv 2104.09864, equation 34).
+
+    Feature d and feature d + D / 2 turn together, by the angle position / 10000^(2 d / D). Raises ValueError: odd D.
+    """
+    width = x.shape[-1]
+    if width % 2:
+        raise ValueError(f"rotary positions: expected an even width of heads, got {width}")
+    frequencies = 10_000.0 ** (-2.0 * count(width // 2, 3, 4) / width)
+    angles = positions * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
 def dense_attention(
     q: Array,
     k: Array,
@@ -123,11 +138,12 @@ def dense_attention(
     dropout_rate: float = 0.0,
     dropout_seed: Array | None = None,
 ) -> Array:
-    """[B, L, H, D] -> [B, L, H, D]: softmax(q k^T / sqrt(D)) v with all L x L scores at once; the readable form.
+    """q [B, L, H, D], k and v [B, L, G, D] -> [B, L, H, D]: softmax(q k^T / sqrt(D)) v with all L x L scores at once.
 
-    Scores and softmax are float32. Padding attends to nothing and gives exactly 0.
+    The readable form. Scores and softmax are float32. Padding attends to nothing and gives exactly 0.
     """
     batch, length, heads, width = q.shape
+    k, v = (jnp.repeat(x, heads // k.shape[2], axis=2) for x in (k, v))
     i, j = count(length, 2, 4), count(length, 3, 4)
     chains, trajectories = where.chains[:, None], where.trajectories[:, None]
     mask = visible(i, j, trajectories[..., None], trajectories[:, :, None], window=window, span=span)
@@ -142,10 +158,23 @@ def dense_attention(
 
 
 def cached_attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """[B, Q, H, D], [B, H, C, D] twice, bool [B or 1, Q, C] -> [B, Q, H, D]: new queries over a key/value cache.
+    """[B, Q, H, D], [B, G, C, D] twice, bool [B or 1, Q, C] -> [B, Q, H, D]: new queries over a key/value cache.
 
     Heads before slots: XLA on a CPU reads and updates that in place.
     """
+    if (group := q.shape[2] // keys.shape[1]) > 1:
+        batch, queries, heads, width = q.shape
+        q = (
+            q.reshape(batch, queries, heads // group, group, width)
+            .swapaxes(2, 3)
+            .reshape(batch, -1, heads // group, width)
+        )
+        out = cached_attention(q, keys, values, jnp.repeat(mask, group, axis=1))
+        return (
+            out.reshape(batch, queries, group, heads // group, width)
+            .swapaxes(2, 3)
+            .reshape(batch, queries, heads, width)
+        )
     scores = jnp.einsum("bqhd,bhcd->bhqc", q * q.shape[-1] ** -0.5, keys, preferred_element_type=jnp.float32)
     weights = _softmax(scores, mask[:, None])
     return _average("bhqc,bhcd->bqhd", weights, values)

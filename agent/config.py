@@ -8,6 +8,8 @@ from typing import Any
 
 TOKENS = ("interleaved", "fused")
 ATTENTION = ("bpt", "memory_efficient", "vanilla")
+REMATS = ("output", "input", "minimal")
+KERNELS = ("auto", "xla", "cudnn", "tokamax", "splash")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
 
@@ -48,7 +50,29 @@ class ModelConfig:
     layers: int = number(3, "Transformer layers.")
     width: int = number(128, "Width of the residual stream.")
     heads: int = number(1, "Attention heads; must divide the width.")
+    kv_heads: int = number(0, "Heads of keys and values, a divisor of --heads: less memory and cache; 0 is --heads.")
+    rope: bool = number(False, "Rotary positions in the chain, beside the timestep features of every token.")
+    reversible: bool = number(
+        False, "Two residual streams that can be computed backwards: memory constant in depth; another architecture."
+    )
     dropout: float = number(0.1, "Dropout on embeddings, attention, and both residual branches.")
+    remat: str = number(
+        "output",
+        "What a bpt layer keeps for its backward pass. output: its input and the attention's output; input: its input; "
+        "minimal: its input, and keys and values are computed again for every pair of blocks. Same numbers.",
+        REMATS,
+    )
+    every: int = number(
+        0,
+        "Layers between kept inputs, those between are computed again; 0 is 1 for up to 8 layers, beyond that what "
+        "needs least memory.",
+    )
+    kernel: str = number(
+        "auto",
+        "Whose attention bpt layers use. xla: this project's; cudnn, tokamax, splash: a library's, on GPU or TPU; auto "
+        "chooses by backend and shape.",
+        KERNELS,
+    )
     block: int = number(0, "Tokens per attention block; 0 chooses by the length of a row.")
     window: int = number(
         0,
@@ -58,9 +82,13 @@ class ModelConfig:
     dtype: str = number("float32", "What activations are computed in; weights and statistics stay float32.", DTYPES)
 
     def __post_init__(self) -> None:
-        _check(self, ("layers", "width", "heads", "trajs"), ("dropout", "block", "window"))
+        _check(self, ("layers", "width", "heads", "trajs"), ("kv_heads", "every", "dropout", "block", "window"))
         if self.width % self.heads:
             raise ValueError(f"--heads: expected a divisor of --width {self.width}, got {self.heads}")
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise ValueError(f"--kv_heads: expected a divisor of --heads {self.heads}, got {self.kv_heads}")
+        if self.rope and self.width // self.heads % 2:
+            raise ValueError(f"--rope: expected an even width of heads, got {self.width // self.heads}")
         if self.dropout >= 1:
             raise ValueError(f"--dropout: expected a share below 1, got {self.dropout}")
 

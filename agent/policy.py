@@ -176,8 +176,9 @@ class CachedPolicy:
         """[B]: what the actions earned, in environment units; last: the episodes end with it."""
         self._rewards.append(rewards)
         self._earned = self._earned + rewards
-        targets = np.full(self._chains, self._target_return)
-        self._completed = (last and self._rules.completion) & reached(self._earned, targets)
+        self._completed = np.zeros(self._chains, bool)
+        if last and self._rules.completion:
+            self._completed = reached(self._earned, np.full(self._chains, self._target_return))
         if after := tokens.tokens_after_action(self._config.tokens):
             inputs = np.concatenate(
                 [

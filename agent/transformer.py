@@ -1,6 +1,5 @@
 """The Agentic Transformer (arXiv 2305.16554): Batch -> actions, and the same thing step by step from a cache."""
 
-from functools import partial
 from typing import NamedTuple, cast
 
 import jax
@@ -10,6 +9,7 @@ from jax import Array, lax
 from agent import bpt, tokens
 from agent.attention import Visibility, cached_attention, dropout, visible
 from agent.config import ModelConfig
+from agent.stack import Form, stack
 from data.trajectory import Batch
 
 
@@ -28,7 +28,7 @@ class Weights(NamedTuple):
 def init_weights(key: Array, config: ModelConfig, observation_size: int, action_size: int) -> Weights:
     token_key, layer_key, head_key = jax.random.split(key, 3)
     layers = [
-        bpt.init_layer(k, config.width, config.heads, 4 * config.width, config.layers)
+        bpt.init_layer(k, config.width, config.heads, 4 * config.width, config.layers, config.kv_heads)
         for k in jax.random.split(layer_key, config.layers)
     ]
     return Weights(
@@ -54,6 +54,22 @@ def window_in_tokens(config: ModelConfig) -> int | None:
     return config.window * tokens.tokens_per_step(config.tokens) or None
 
 
+def form(config: ModelConfig, dropout: float = 0.0) -> Form:
+    """How the layers of a model are computed."""
+    return Form(
+        system=config.attention,
+        remat=config.remat,
+        kernel=config.kernel,
+        block=config.block,
+        every=config.every,
+        reversible=config.reversible,
+        rope=config.rope,
+        window=window_in_tokens(config),
+        span=config.trajs,
+        dropout=dropout,
+    )
+
+
 def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:
     """Batch of [B, M] steps -> the action predicted at every step, [B, M, A] in [-1, 1].
 
@@ -67,21 +83,7 @@ def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: A
         trajectories=tokens.per_token(batch.trajectories, config.tokens),
     )
     x = dropout(tokens.embed(weights.tokens, batch), rate, seed).astype(dtype)
-    apply = partial(
-        bpt.layer,
-        system=config.attention,
-        block=config.block,
-        window=window_in_tokens(config),
-        span=config.trajs,
-        dropout_rate=rate,
-    )
-
-    def step(x: Array, layer: tuple[bpt.LayerWeights, Array]) -> tuple[Array, None]:
-        layer_weights, layer_seed = layer
-        return apply(layer_weights, x, where, dropout_seed=layer_seed), None
-
-    seeds = seed + jnp.arange(1, config.layers + 1, dtype=jnp.uint32)
-    x, _ = jax.lax.scan(step, x, (cast(bpt.LayerWeights, weights.layers), seeds))
+    x = stack(cast(bpt.LayerWeights, weights.layers), x, where, form(config, rate), seed)
     return actions_at(weights, tokens.at_action(x, config.tokens))
 
 
@@ -100,7 +102,7 @@ class Cache(NamedTuple):
 
 def empty_cache(config: ModelConfig, chains: int, slots: int) -> Cache:
     """A cache of C slots for B chains."""
-    shape = (chains, config.heads, slots, config.width // config.heads)
+    shape = (chains, config.kv_heads or config.heads, slots, config.width // config.heads)
     return Cache(
         keys=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)),
         values=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)),
@@ -139,13 +141,14 @@ def extend(
         span=config.trajs,
     )
     keys, values = [], []
+    streams = bpt.begin(x, config.reversible)
     for i, layer in enumerate(cast(tuple[bpt.LayerWeights, ...], weights.layers)):
-        q, k, v = bpt.project(layer, x)
+        q, k, v = bpt.project(layer, streams[-1], position if config.rope else None)
         keys.append(lax.dynamic_update_slice(cache.keys[i], k.swapaxes(1, 2), (0, 0, slot, 0)))
         values.append(lax.dynamic_update_slice(cache.values[i], v.swapaxes(1, 2), (0, 0, slot, 0)))
         attended = cached_attention(q, keys[i], values[i], mask)
-        x = bpt.feed_forward(layer, x, attended)
-    return x, cache._replace(keys=tuple(keys), values=tuple(values))
+        streams = bpt.advance(layer, streams, attended, 0.0, None)
+    return bpt.end(streams), cache._replace(keys=tuple(keys), values=tuple(values))
 
 
 def actions_at(weights: Weights, x: Array) -> Array:
