@@ -73,6 +73,10 @@ class ModelConfig:
         "chooses by backend and shape.",
         KERNELS,
     )
+    pack: bool = number(
+        True,
+        "Rows hold as many chains as fit; false: one each, from the first token on, as the kernels of libraries need.",
+    )
     block: int = number(0, "Tokens per attention block; 0 chooses by the length of a row.")
     window: int = number(
         0,

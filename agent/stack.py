@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from agent import bpt, fused
+from agent import bpt, fused, kernels
 from agent.attention import Visibility, checked_seed
 from agent.blockwise import Sight, Tiles, at, cut, put
-from agent.config import ATTENTION, REMATS
+from agent.config import ATTENTION, KERNELS, REMATS
 from agent.projections import Reader, Rule, layer_of, zero_after
 from agent.reversible import reversible
 
@@ -25,13 +25,16 @@ class Form(NamedTuple):
     """One of REMATS, for bpt: what a layer keeps for its backward pass. output: its input and the attention's output;
     input: its input; minimal: its input, and keys and values are computed again for every pair of blocks."""
     kernel: str = "xla"
-    """One of KERNELS: whose attention."""
+    """One of config.KERNELS: whose attention."""
     block: int = 0
     """Tokens per block; 0 is `best_block`."""
     every: int = 0
     """Layers between kept inputs, what lies between is computed again; 0 is the number that needs least memory."""
     reversible: bool = False
     """Two streams that can be computed backwards: memory constant in depth, another architecture."""
+    one_chain: bool = False
+    """The caller's word that every row is one chain from its first token on, of no more trajectories than `span`: what
+    the kernels of libraries need."""
     rope: bool = False
     """Rotary positions, counted in the row."""
     window: int | None = None
@@ -51,9 +54,13 @@ def stack(
       dropout_seed: uint32 scalar, another for every update; needed when form.dropout is not 0.
 
     Raises:
-      ValueError: an unknown system or remat, a dropout rate without a seed.
+      ValueError: an unknown system, remat or kernel, a kernel that cannot compute this, a dropout rate without a seed.
     """
-    for name, value, known in (("system", form.system, ATTENTION), ("remat", form.remat, REMATS)):
+    for name, value, known in (
+        ("system", form.system, ATTENTION),
+        ("remat", form.remat, REMATS),
+        ("kernel", form.kernel, KERNELS),
+    ):
         if value not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
     layers, length = len(weights.norm1_scale), x.shape[1]
@@ -68,12 +75,25 @@ def stack(
     tiles = cut(sight, where, block, seed)
     if padding := len(tiles.order) * block - length:
         x = jnp.pad(x, [(0, 0), (0, padding), (0, 0)])
-    if form.reversible:
+    kernel = kernels.choose(form.kernel, jax.default_backend(), rule, x.dtype, form.one_chain)
+    if kernel != "xla" and not form.reversible:
+        y = _library(kernel, form.remat == "output", rule, weights, x, tiles)
+    elif form.reversible:
         y = reversible(rule, weights, x, tiles)
     else:
         every = form.every or best_every(layers, form.remat)
         y = _stack(Plan(rule, form.remat == "output", min(layers, every)), weights, x, tiles)
     return y[:, :length]
+
+
+def _library(kernel: str, keep: bool, rule: Rule, weights: bpt.LayerWeights, x: Array, tiles: Tiles) -> Array:
+    """Layers with the attention of a library."""
+
+    def body(x: Array, i: Array) -> tuple[Array, None]:
+        one, of = layer_of(weights, tiles, i)
+        return kernels.layer(kernel, keep, rule, x, one, of), None
+
+    return lax.scan(body, x, jnp.arange(len(weights.norm1_scale), dtype=jnp.int32))[0]
 
 
 def _plain(

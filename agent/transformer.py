@@ -63,6 +63,7 @@ def form(config: ModelConfig, dropout: float = 0.0) -> Form:
         block=config.block,
         every=config.every,
         reversible=config.reversible,
+        one_chain=not config.pack,
         rope=config.rope,
         window=window_in_tokens(config),
         span=config.trajs,

@@ -32,8 +32,10 @@ class Sampler:
         rows: int,
         seed: int,
         steps_per_row: int | None = None,
+        pack: bool = True,
     ) -> None:
-        """`rows` is B; `steps_per_row` defaults to one chain of `trajs` of the longest trajectories.
+        """`rows` is B; `steps_per_row` defaults to one chain of `trajs` of the longest trajectories; without `pack` a
+        row holds one chain.
 
         Raises ValueError when a number is out of range, or there are fewer trajectories than `trajs`.
         """
@@ -51,7 +53,7 @@ class Sampler:
                 f"ask for fewer, or collect more episodes"
             )
         self.scaling, self.rules = scaling, rules
-        self.keep, self.crop, self.rows, self.seed = keep, crop, rows, seed
+        self.keep, self.crop, self.rows, self.seed, self.pack = keep, crop, rows, seed, pack
         self.attempts = [Attempt.of(trajectory) for trajectory in trajectories]
         self.totals = np.array([attempt.total for attempt in self.attempts])
         self.counts = chain_lengths(trajs)
@@ -86,7 +88,7 @@ class Sampler:
             attempts = self._draw(rng)
             past = sum(chain.shown(attempt.length, self.keep) for attempt in attempts[:-1])
             end = start + past + chain.shown(attempts[-1].length, self.crop)
-            if end > self.steps_per_row:
+            if end > self.steps_per_row or (number > 1 and not self.pack):
                 return
             steps = chain.cut_chain(attempts, self.rules, self.keep, self.crop, rng)
             row.chains[start:end] = number

@@ -125,7 +125,7 @@ class Training:
         )
 
         def sampler(of: list[Any], trajs: int, crop: int, rows: int) -> Sampler:
-            return Sampler(of, scaling, plan.rules, trajs, run.keep, crop, rows, run.seed)
+            return Sampler(of, scaling, plan.rules, trajs, run.keep, crop, rows, run.seed, pack=plan.model.pack)
 
         chains = sampler(trajectories, plan.model.trajs, run.crop, run.rows)
         self.steps_per_row = chains.steps_per_row

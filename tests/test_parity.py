@@ -85,7 +85,10 @@ def as_batch(parts):
     ],
 )
 def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(layout, keep, window, trajs):
-    config = ModelConfig(tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla")
+    special = {"kv_heads": 1, "rope": True, "reversible": layout == "fused"} if keep == 3 else {}
+    config = ModelConfig(
+        tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla", **special
+    )
     weights = transformer.init_weights(jax.random.key(1), config, O, A)
     # Large weights for the completion flag and the head, or a fault there would not show.
     weights = weights._replace(tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head)

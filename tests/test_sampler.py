@@ -54,6 +54,13 @@ def test_chain_lengths_are_drawn_uniformly():
     assert counts.sum() == counts[[1, 2, 4, 6]].sum()
 
 
+def test_without_packing_a_row_holds_one_chain_from_its_first_step_on():
+    batch = sampler(trajectories([4] * 10), trajs=6, keep=1, crop=2, rows=200, pack=False).batch(0)
+    steps = (batch.chains == 1).sum(axis=1)
+    assert set(np.unique(batch.chains)) == {0, 1} and set(steps) == {2, 3, 5, 7}
+    assert (batch.chains == (np.arange(7) < steps[:, None])).all()
+
+
 @few
 @given(
     lengths=st.lists(st.integers(1, 20), min_size=4, max_size=8),

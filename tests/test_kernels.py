@@ -1,0 +1,79 @@
+"""What the attention of a library may take the place of, and that the layers around it stay the same."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agent import kernels
+from agent.attention import Visibility
+from agent.blockwise import Sight
+from agent.bpt import init_layer
+from agent.projections import Rule
+from agent.stack import Form, stack
+
+PLAIN = Rule(Sight(None, 32, 0.0), rope=False, minimal=False)
+
+
+@pytest.fixture
+def tokamax_is_there(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "backend", "changes", "dtype", "one_chain", "why"),
+    [
+        ("cudnn", "cpu", {}, jnp.bfloat16, True, "it runs on gpu, this is cpu"),
+        ("splash", "gpu", {}, jnp.bfloat16, True, "it runs on tpu, this is gpu"),
+        ("cudnn", "gpu", {}, jnp.bfloat16, False, "--pack=false"),
+        ("cudnn", "gpu", {"window": 8}, jnp.bfloat16, True, "--window=0"),
+        ("tokamax", "gpu", {"dropout_rate": 0.1}, jnp.bfloat16, True, "--dropout=0"),
+        ("cudnn", "gpu", {}, jnp.float32, True, "--dtype=bfloat16"),
+    ],
+)
+@pytest.mark.usefixtures("tokamax_is_there")
+def test_a_kernel_that_cannot_says_why_and_what_would_help(kernel, backend, changes, dtype, one_chain, why):
+    rule = PLAIN._replace(sight=PLAIN.sight._replace(**changes))
+    with pytest.raises(ValueError, match=f"--kernel: {kernel} cannot compute these layers: .*{why}"):
+        kernels.choose(kernel, backend, rule, dtype, one_chain)
+    assert kernels.choose("auto", backend, rule, dtype, one_chain) != kernel
+
+
+def test_a_kernel_whose_package_is_missing_says_which(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert kernels.choose("auto", "tpu", PLAIN, jnp.bfloat16, True) == "xla"
+    with pytest.raises(ValueError, match="it needs the package tokamax"):
+        kernels.choose("splash", "tpu", PLAIN, jnp.bfloat16, True)
+
+
+@pytest.mark.usefixtures("tokamax_is_there")
+def test_auto_takes_the_first_library_that_can():
+    assert kernels.choose("auto", "gpu", PLAIN, jnp.bfloat16, True) == "cudnn"
+    assert kernels.choose("auto", "gpu", PLAIN, jnp.float32, True) == "tokamax"
+    assert kernels.choose("auto", "tpu", PLAIN, jnp.float32, True) == "tokamax"
+    assert kernels.choose("auto", "gpu", PLAIN, jnp.bfloat16, False) == "xla"
+    assert kernels.choose("auto", "cpu", PLAIN, jnp.float32, True) == "xla"
+    assert kernels.choose("xla", "gpu", PLAIN, jnp.bfloat16, True) == "xla"
+
+
+@pytest.mark.usefixtures("tokamax_is_there")
+@pytest.mark.parametrize("remat", ["output", "input"])
+def test_layers_around_a_librarys_attention_give_the_same_numbers(remat, monkeypatch):
+    def library(kernel, q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
+
+    monkeypatch.setattr(kernels, "attention", library)
+    init = jax.vmap(lambda key: init_layer(key, 16, 4, 64, 2, 2))
+    weights = init(jax.random.split(jax.random.key(0), 2))
+    x = jax.random.normal(jax.random.key(1), (2, 70, 16))
+    where = Visibility(jnp.ones((2, 70), jnp.int32), jnp.zeros((2, 70), jnp.int32))
+
+    def run(form):
+        return jax.jit(jax.value_and_grad(lambda w, x: (stack(w, x, where, form) ** 2).mean(), (0, 1)))(weights, x)
+
+    expected = run(Form(rope=True, block=32))
+    got = run(Form(rope=True, block=32, remat=remat, kernel="tokamax", one_chain=True))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6 * float(np.abs(b).max()))
