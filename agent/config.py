@@ -14,9 +14,9 @@ DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
 
 
-def number(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its help line and, for names, what it may be."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+def number(default: Any, help: str, choices: tuple[str, ...] = (), auto: bool = False) -> Any:
+    """A dataclass field with its help line and, for names, what it may be. auto: its flag may also be `auto`."""
+    return field(default=default, metadata={"help": help, "choices": choices, "auto": auto})
 
 
 def _check(config: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]) -> None:
@@ -82,7 +82,12 @@ class ModelConfig:
         0,
         "How many of the latest steps of its own trajectory a step attends to, in training and in rollouts; 0 is all.",
     )
-    trajs: int = number(32, "Trajectories in a chain: a step attends to its own and to the trajs - 1 before it.")
+    trajs: int = number(
+        32,
+        "Trajectories in a chain: a step attends to its own and to the trajs - 1 before it; auto is the most that fit "
+        "this machine and the data.",
+        auto=True,
+    )
     dtype: str = number("float32", "What activations are computed in; weights and statistics stay float32.", DTYPES)
 
     def __post_init__(self) -> None:

@@ -5,6 +5,8 @@ chain from its first token on, nothing slides and no attention weight is dropped
 """
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import jax
@@ -17,6 +19,24 @@ from agent.projections import Rule, block
 
 PLATFORMS = {"cudnn": ("gpu",), "tokamax": ("gpu", "tpu", "cpu"), "splash": ("tpu",)}
 """Where each library kernel runs; tokamax has a slow form for a CPU, to test with."""
+
+
+_target: list[str] = []
+
+
+@contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Within it, kernels are chosen for gpu, tpu or cpu, whatever this process runs on."""
+    _target.append(platform)
+    try:
+        yield
+    finally:
+        _target.pop()
+
+
+def backend() -> str:
+    """Where what is traced now will run."""
+    return _target[-1] if _target else jax.default_backend()
 
 
 def refusal(kernel: str, backend: str, rule: Rule, dtype: jnp.dtype, one_chain: bool) -> str:
@@ -58,7 +78,7 @@ def attention(kernel: str, q: Array, k: Array, v: Array) -> Array:
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
     import tokamax
 
-    form = "xla_chunked" if jax.default_backend() == "cpu" else "mosaic"
+    form = "xla_chunked" if backend() == "cpu" else "mosaic"
     return tokamax.dot_product_attention(q, k, v, is_causal=True, implementation=form)
 
 

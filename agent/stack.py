@@ -75,7 +75,7 @@ def stack(
     tiles = cut(sight, where, block, seed)
     if padding := len(tiles.order) * block - length:
         x = jnp.pad(x, [(0, 0), (0, padding), (0, 0)])
-    kernel = kernels.choose(form.kernel, jax.default_backend(), rule, x.dtype, form.one_chain)
+    kernel = kernels.choose(form.kernel, kernels.backend(), rule, x.dtype, form.one_chain)
     if kernel != "xla" and not form.reversible:
         y = _library(kernel, form.remat == "output", rule, weights, x, tiles)
     elif form.reversible:

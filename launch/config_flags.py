@@ -14,12 +14,30 @@ PRESETS = Path(__file__).parent / "presets"
 Config = TypeVar("Config")
 
 
+AUTO = 0
+"""What a flag that says `auto` holds until the program has chosen."""
+
+
+class IntegerOrAuto(flags.IntegerParser):
+    """An integer above 0, or `auto`."""
+
+    syntactic_help = "a positive integer or auto"
+
+    def __init__(self) -> None:
+        super().__init__(lower_bound=1)
+
+    def parse(self, argument: str | int) -> int:
+        return AUTO if argument == "auto" else super().parse(argument)
+
+
 def define(config: type) -> None:
     """Define one flag per field of a dataclass of bool, int, float and str fields."""
     for f in dataclasses.fields(config):
         default: Any = f.default
         text, choices = f.metadata["help"], f.metadata.get("choices")
-        if choices:
+        if f.metadata.get("auto"):
+            flags.DEFINE(IntegerOrAuto(), f.name, default, text, serializer=flags.ArgumentSerializer())
+        elif choices:
             flags.DEFINE_enum(f.name, default, list(choices), text)
         elif isinstance(default, bool):
             flags.DEFINE_boolean(f.name, default, text)

@@ -103,14 +103,37 @@ def read_flags() -> tuple[Plan, bool, str]:
         if preset == "auto":
             preset = "cpu" if jax.default_backend() == "cpu" else "accelerator"
         config_flags.fill(config_flags.read_preset(preset), typed)
-    plan = Plan(
+    if flags.FLAGS.trajs == config_flags.AUTO:
+        choose_trajs()
+    plan = read_plan()
+    plan.check()
+    return plan, resume, "the stored run" if resume else preset
+
+
+def read_plan() -> Plan:
+    """The flags as they now stand."""
+    return Plan(
         config_flags.read(RunConfig),
         config_flags.read(ModelConfig),
         config_flags.read(OptimizerConfig),
         config_flags.read(ChainRules),
     )
-    plan.check()
-    return plan, resume, "the stored run" if resume else preset
+
+
+def choose_trajs() -> None:
+    """--trajs auto: as many as the data have to train on and this machine's memory has room for."""
+    from data import catalog, exorl
+    from launch import forecast
+
+    flags.FLAGS["trajs"].value = 1
+    plan = read_plan()
+    run, size = plan.run, envs.spec(plan.run.env)
+    name = catalog.choose(size.domain, run.dataset or None, Path(run.data_dir))
+    found = len(exorl.episode_files(Path(run.data_dir) / size.domain / name / "buffer")) if name else 0
+    most = round((found or run.episodes) * (1 - run.heldout))
+    trajs = forecast.largest_trajs(plan, size, most)
+    print(f"--trajs auto: {trajs}, of {most} trajectories to train on", flush=True)
+    flags.FLAGS["trajs"].value = trajs
 
 
 def open_out(plan: Plan, resume: bool) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from absl import app, logging
 
-MENDABLE = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
+MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError)
 """What a user can mend: these end in one line. Anything else is a fault of ours and keeps its traceback."""
 
 

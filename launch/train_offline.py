@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 import envs
-from launch import config_flags, program
+from launch import config_flags, devices, program
 from launch.metrics import Metrics, write_atomically
 from launch.plan import CONFIGS, Plan, open_out, read_flags
 
@@ -28,8 +28,34 @@ from launch.plan import CONFIGS, Plan, open_out, read_flags
 def main(_: list[str]) -> None:
     plan, resume, preset = read_flags()
     size = envs.spec(plan.run.env)
+    if flags.FLAGS.forecast:
+        print_forecast(plan, size)
+        return
     out = open_out(plan, resume)
     dataset = load_dataset(plan, size)
+    try:
+        go(plan, preset, size, dataset, out)
+    except (MemoryError, RuntimeError) as error:
+        from launch import forecast
+
+        if not forecast.out_of_memory(error):
+            raise
+        raise forecast.explained(error, plan, size) from error
+
+
+def print_forecast(plan: Plan, size: envs.Spec) -> None:
+    """--forecast: what an update would take, here or on --device, and nothing else."""
+    from launch import forecast
+
+    device = devices.find(flags.FLAGS.device) if flags.FLAGS.device else None
+    made = forecast.forecast(plan, size, device)
+    print(forecast.table(made))
+    if sum(made.memory.values()) > made.available:
+        print("what would help, by the formula:\n  " + "\n  ".join(forecast.savings(plan, size)))
+
+
+def go(plan: Plan, preset: str, size: envs.Spec, dataset: Any, out: Path) -> None:
+    """Train on a data set that is there, and report."""
     training = Training(plan, size, dataset, out)
     write_atomically(out / "config.json", json.dumps(plan.flags(), indent=2))
     returns = [trajectory.total for trajectory in dataset.trajectories]
@@ -193,6 +219,7 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
     import jax
 
     from agent.tokens import tokens_per_step
+    from launch import forecast
 
     weights = sum(a.size for a in jax.tree.leaves(training.state.weights))
     tokens = training.steps_per_row * tokens_per_step(plan.model.tokens)
@@ -215,6 +242,9 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
             f"plan     updates {phase.first} to {phase.end} on {phase.name}: {phase.bytes / 2**20:,.0f} MiB and "
             f"{phase.seconds:.2f} s an update, {(phase.end - phase.first) * phase.seconds / 60:.1f} min in all"
         )
+    lines.append(
+        forecast.measured(plan, envs.spec(plan.run.env), training.phases[-1].bytes, training.phases[-1].seconds)
+    )
     lines.append(f"writes   {out}: checkpoints, metrics.csv, tensorboard, results.jsonl, report.html")
     return "\n".join(lines)
 
@@ -291,5 +321,9 @@ if __name__ == "__main__":
     flags.DEFINE_boolean("resume", False, "Go on with the run in --out, to the same result as without the break.")
     flags.DEFINE_string(
         "preset", "auto", f"auto (cpu or accelerator), none, or one of: {', '.join(config_flags.presets())}."
+    )
+    flags.DEFINE_boolean("forecast", False, "Print what an update would take in memory and time, and stop.")
+    flags.DEFINE_string(
+        "device", "", f"Forecast for this device, which need not be here: {', '.join(devices.NAMES)}, or v5e:4x4."
     )
     program.run(main)

@@ -50,6 +50,9 @@ def test_a_run_that_goes_on_must_keep_its_flags():
     [
         (lambda: ModelConfig(width=10, heads=3), "--heads: expected a divisor of --width 10, got 3"),
         (lambda: ModelConfig(tokens="words"), "--tokens: expected one of interleaved, fused, got 'words'"),
+        (lambda: ModelConfig(heads=4, kv_heads=3), "--kv_heads: expected a divisor of --heads 4, got 3"),
+        (lambda: ModelConfig(width=6, heads=2, rope=True), "--rope: expected an even width of heads, got 3"),
+        (lambda: ModelConfig(every=-1), "--every: expected 0 or more, got -1"),
         (lambda: ModelConfig(window=-1), "--window: expected 0 or more, got -1"),
         (lambda: OptimizerConfig(updates=0), "--updates: expected a number above 0, got 0"),
     ],
@@ -57,3 +60,11 @@ def test_a_run_that_goes_on_must_keep_its_flags():
 def test_a_wrong_number_is_named_with_what_was_expected(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+def test_a_number_that_may_be_auto_takes_both_and_nothing_else():
+    parser = config_flags.IntegerOrAuto()
+    assert parser.parse("auto") == config_flags.AUTO and parser.parse("8") == 8
+    for wrong in ("0", "-1", "many"):
+        with pytest.raises(ValueError):
+            parser.parse(wrong)

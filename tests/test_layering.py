@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {
-    "agent": {"agent", "data.trajectory", "data.scaling", "data.chain", "jax", "numpy", "optax"},
+    "agent": {"agent", "data.trajectory", "data.scaling", "data.chain", "jax", "numpy", "optax", "tokamax"},
     "data": {"data", "numpy", "tqdm"},
     "envs": {"envs", "numpy", "tqdm", "gymnasium", "dm_control", "mujoco"},
 }
