@@ -53,22 +53,22 @@ class Slots(NamedTuple):
             return self.past + (timestep % self.ring) * self.kinds
         return ((trajectory % self.trajs) * self.ring + timestep) * self.kinds
 
+    def follows(self, timestep: int) -> bool:
+        """Whether a step lies right behind the one before it."""
+        return timestep > 0 and not (self.keep and timestep % self.ring == 0)
+
     def of_kept(self, trajectory: Array) -> Array:
         """The first slot of the kept steps of a past trajectory."""
         return (trajectory % self.trajs) * self.keep * self.kinds
 
 
-@partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
-def _before_action(
-    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Array
-) -> tuple[Array, Cache]:
-    """inputs [B, 1 + O + A + 2] and clock [3] = position, trajectory, timestep -> actions [B, A]."""
-    position, trajectory, timestep = clock
+def _embed_before(weights: Weights, inputs: Array, timestep: Array) -> Array:
+    """[B, 1 + O + A + 2]: target, observation, previous action, reward and completion -> [B, k, E]."""
     observation_size, action_size = weights.tokens.observation.shape[0], weights.tokens.action.shape[0]
     target, observations, actions, rewards, completions = jnp.split(
         inputs[:, None], np.cumsum([1, observation_size, action_size, 1]), axis=-1
     )
-    x = tokens.embed_before_action(
+    return tokens.embed_before_action(
         weights.tokens,
         target[..., 0],
         observations,
@@ -77,6 +77,22 @@ def _before_action(
         completions[..., 0],
         jnp.broadcast_to(timestep, (len(inputs), 1)),
     )[:, 0]
+
+
+def _embed_after(weights: Weights, inputs: Array, timestep: Array) -> Array:
+    """[B, A + 2]: action, reward, completion -> [B, k, E]."""
+    actions, rewards, completions = inputs[:, None, :-2], inputs[:, None, -2], inputs[:, None, -1]
+    timesteps = jnp.broadcast_to(timestep, (len(inputs), 1))
+    return tokens.embed_after_action(weights.tokens, actions, rewards, completions, timesteps)[:, 0]
+
+
+@partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
+def _before_action(
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Array
+) -> tuple[Array, Cache]:
+    """inputs of `_embed_before`; clock [3]: position of the first new token, trajectory, timestep -> actions [B, A]."""
+    position, trajectory, timestep = clock
+    x = _embed_before(weights, inputs, timestep)
     slot = slots.of_step(trajectory, timestep)
     x, cache = transformer.extend(weights, config, cache, x, position, trajectory, slot)
     return transformer.actions_at(weights, x[:, -1]), cache
@@ -86,17 +102,24 @@ def _before_action(
 def _after_action(
     weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Array
 ) -> Cache:
-    """inputs [B, A + 2] = action, reward, completion; clock as above, position of the first token to add."""
+    """inputs of `_embed_after`; clock as above."""
     position, trajectory, timestep = clock
-    x = tokens.embed_after_action(
-        weights.tokens,
-        inputs[:, None, :-2],
-        inputs[:, None, -2],
-        inputs[:, None, -1],
-        jnp.broadcast_to(timestep, (len(inputs), 1)),
-    )[:, 0]
+    x = _embed_after(weights, inputs, timestep)
     slot = slots.of_step(trajectory, timestep) + slots.kinds - x.shape[1]
     return transformer.extend(weights, config, cache, x, position, trajectory, slot)[1]
+
+
+@partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
+def _between_actions(
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, after: Array, before: Array, clock: Array
+) -> tuple[Array, Cache]:
+    """`_after_action` of the step before and `_before_action` in one: weights and cache are read once."""
+    position, trajectory, timestep = clock
+    last = _embed_after(weights, after, timestep - 1)
+    x = jnp.concatenate([last, _embed_before(weights, before, timestep)], axis=1)
+    slot = slots.of_step(trajectory, timestep) - last.shape[1]
+    x, cache = transformer.extend(weights, config, cache, x, position, trajectory, slot)
+    return transformer.actions_at(weights, x[:, -1]), cache
 
 
 @partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
@@ -140,6 +163,8 @@ class CachedPolicy:
         self._rng = np.random.default_rng(self._seed)
         self._position, self._trajectory = 0, -1
         self._completed = np.zeros(self._chains, bool)
+        self._unread: np.ndarray | None = None
+        """What the last action earned, where its tokens are not in the cache yet."""
         self._played: list[list[Attempt]] = []
         self._observations: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
@@ -165,9 +190,15 @@ class CachedPolicy:
         inputs[:, size:-2] = 0 if first else self._actions[-1]
         inputs[:, -2] = 0 if first else self._scaling.scale_rewards(self._rewards[-1])
         inputs[:, -1] = self._completed if first else 0
-        actions, self._cache = _before_action(
-            self._weights, self._config, self._slots, self._cache, inputs, self._clock()
-        )
+        if self._unread is not None and not self._slots.follows(self._timestep):
+            self._read()
+        fixed = self._weights, self._config, self._slots, self._cache
+        if self._unread is None:
+            actions, self._cache = _before_action(*fixed, inputs, self._clock())
+        else:
+            clock = self._clock(-tokens.tokens_after_action(self._config.tokens))
+            actions, self._cache = _between_actions(*fixed, self._unread, inputs, clock)
+            self._unread = None
         self._observations.append(observations)
         self._actions.append(np.asarray(actions))
         return self._actions[-1]
@@ -179,20 +210,23 @@ class CachedPolicy:
         self._completed = np.zeros(self._chains, bool)
         if last and self._rules.completion:
             self._completed = reached(self._earned, np.full(self._chains, self._target_return))
-        if after := tokens.tokens_after_action(self._config.tokens):
-            inputs = np.concatenate(
-                [
-                    self._actions[-1],
-                    self._scaling.scale_rewards(rewards)[:, None],
-                    self._completed[:, None],
-                ],
-                axis=1,
-                dtype=np.float32,
+        if tokens.tokens_after_action(self._config.tokens):
+            earned = self._scaling.scale_rewards(rewards)[:, None]
+            self._unread = np.concatenate(
+                [self._actions[-1], earned, self._completed[:, None]], axis=1, dtype=np.float32
             )
-            clock = self._clock(self._slots.kinds - after)
-            self._cache = _after_action(self._weights, self._config, self._slots, self._cache, inputs, clock)
         self._position += self._slots.kinds
         self._timestep += 1
+        if last and self._unread is not None:
+            self._read()
+
+    def _read(self) -> None:
+        """Write the tokens of the last action and of what it earned into the cache."""
+        fixed = self._weights, self._config, self._slots, self._cache
+        clock = self._clock(-tokens.tokens_after_action(self._config.tokens))
+        clock[2] -= 1
+        self._cache = _after_action(*fixed, self._unread, clock)
+        self._unread = None
 
     def _clock(self, kind: int = 0) -> np.ndarray:
         return np.array([self._position + kind, self._trajectory, self._timestep], np.int32)

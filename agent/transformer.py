@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from agent import bpt, tokens
-from agent.attention import Visibility, cached_attention, dropout, visible
+from agent import bpt, decode, tokens
+from agent.attention import Visibility, dropout, visible
 from agent.config import ModelConfig
 from agent.stack import Form, stack
 from data.trajectory import Batch
@@ -95,15 +95,17 @@ EMPTY = 2**30
 class Cache(NamedTuple):
     """Keys and values of the tokens that later tokens may see. Which slot is whose, the caller decides."""
 
-    keys: tuple[Array, ...]  # [B, H, C, D] of every layer; apart, so that XLA updates them in place
+    keys: tuple[Array, ...]  # [B, G, C, D] of every layer; apart, so that XLA updates them in place
     values: tuple[Array, ...]
     positions: Array  # [C] int32: place of the token in its chain; EMPTY where there is none
     trajectories: Array  # [C] int32: trajectory of the token
 
 
 def empty_cache(config: ModelConfig, chains: int, slots: int) -> Cache:
-    """A cache of C slots for B chains."""
-    shape = (chains, config.kv_heads or config.heads, slots, config.width // config.heads)
+    """A cache of C slots for B chains, or a few more (agent/decode.py)."""
+    heads, head = config.kv_heads or config.heads, config.width // config.heads
+    slots = decode.whole_blocks(slots, chains, heads, head, jnp.dtype(config.dtype).itemsize)
+    shape = (chains, heads, slots, head)
     return Cache(
         keys=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)),
         values=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)),
@@ -147,7 +149,7 @@ def extend(
         q, k, v = bpt.project(layer, streams[-1], position if config.rope else None)
         keys.append(lax.dynamic_update_slice(cache.keys[i], k.swapaxes(1, 2), (0, 0, slot, 0)))
         values.append(lax.dynamic_update_slice(cache.values[i], v.swapaxes(1, 2), (0, 0, slot, 0)))
-        attended = cached_attention(q, keys[i], values[i], mask)
+        attended = decode.attend(q, keys[i], values[i], mask)
         streams = bpt.advance(layer, streams, attended, 0.0, None)
     return bpt.end(streams), cache._replace(keys=tuple(keys), values=tuple(values))
 

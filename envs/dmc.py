@@ -44,7 +44,7 @@ class ControlSuite(gymnasium.Env):
         self._task, self._physics = self._suite.task, self._suite.physics
         self._model, self._data = self._physics.model.ptr, self._physics.data.ptr
         self._substeps = round(self._suite.control_timestep() / self._physics.timestep())
-        self._readings = Readings.of(size.domain, self._model, self._data)
+        self._readings = Readings.of(Places.of(size.domain, self._model), self._data)
         self._warnings = self._physics.data.warning.number
         self._timestep = 0
         self._camera: Camera | None = None
@@ -62,11 +62,11 @@ class ControlSuite(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Apply an action [A] for one control step. Raises RuntimeError when the simulation diverges."""
         self._data.ctrl[:] = action
-        _advance(self._model, self._data, self._substeps)
-        if self._warnings.any():
+        advance(self._model, self._data, self._substeps)
+        if np.count_nonzero(self._warnings):
             raise RuntimeError(f"{self.size.name}: the simulation diverged at step {self._timestep}")
         self._timestep += 1
-        observation = _flat(self._task.get_observation(self._physics))
+        observation = _flat(self._task.get_observation(self._readings))
         reward = float(self._task.get_reward(self._readings))
         return observation, reward, False, self._timestep >= self.size.episode_length, {}
 
@@ -89,47 +89,85 @@ class ControlSuite(gymnasium.Env):
             self._camera = None
 
 
-class Readings(NamedTuple):
-    """What the rewards read of the simulator, answering dm_control's tasks in place of its Physics.
+_XX_XZ, _ZZ_XZ = [0, 2], [8, 2]
+"""Columns of MuJoCo's flattened 3 x 3 rotation matrices."""
 
-    dm_control looks each number up by name, at a fifth of the time of a step. The arrays are MjData's own, or
-    copies of many states stacked on a last axis, and then most rewards come out for all of them at once.
-    """
+
+class Places(NamedTuple):
+    """Where a model keeps what its tasks ask for by name; -1 or empty where it has no such thing."""
 
     torso: int
     velocity_sensor: int
+    hinge_positions: np.ndarray
+    hinge_velocities: np.ndarray
+    imu: np.ndarray
+    force_torque: np.ndarray
+
+    @classmethod
+    def of(cls, domain: str, model: Any) -> "Places":
+        """Looked up once; dm_control looks up each name at every step."""
+        kind = mujoco.mjtSensor
+        has_sensor = domain in VELOCITY_SENSORS
+        hinges = model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE
+        return cls(
+            torso=model.body("torso").id if has_sensor else -1,
+            velocity_sensor=model.sensor(VELOCITY_SENSORS[domain]).adr[0] if has_sensor else -1,
+            hinge_positions=model.jnt_qposadr[hinges],
+            hinge_velocities=model.jnt_dofadr[hinges],
+            imu=_sensor_places(model, kind.mjSENS_GYRO, kind.mjSENS_ACCELEROMETER),
+            force_torque=_sensor_places(model, kind.mjSENS_FORCE, kind.mjSENS_TORQUE),
+        )
+
+
+def _sensor_places(model: Any, *kinds: mujoco.mjtSensor) -> np.ndarray:
+    """Places in sensordata of all sensors of these kinds."""
+    ids = np.flatnonzero(np.isin(model.sensor_type, kinds))
+    ranges = [np.arange(size) + first for first, size in zip(model.sensor_adr[ids], model.sensor_dim[ids], strict=True)]
+    return np.concatenate(ranges) if ranges else np.zeros(0, int)
+
+
+class Readings(NamedTuple):
+    """What tasks read of the simulator, answering dm_control's tasks in place of its Physics.
+
+    dm_control looks each number up by name, at a quarter of the time of a step. The arrays are MjData's own, or
+    copies of many states stacked on a last axis, and then most rewards come out for all of them at once.
+    """
+
+    places: Places
     qpos: np.ndarray
     qvel: np.ndarray
+    act: np.ndarray
     xpos: np.ndarray
     xmat: np.ndarray
     sensordata: np.ndarray
     ctrl: np.ndarray
 
     @classmethod
-    def of(cls, domain: str, model: Any, data: Any) -> "Readings":
+    def of(cls, places: Places, data: Any) -> "Readings":
         """The live readings of an MjData."""
-        has_sensor = domain in VELOCITY_SENSORS
-        return cls(
-            torso=model.body("torso").id if has_sensor else -1,
-            velocity_sensor=model.sensor(VELOCITY_SENSORS[domain]).adr[0] if has_sensor else -1,
-            **{name: getattr(data, name) for name in cls._fields[2:]},
-        )
+        return cls(places, *(getattr(data, name) for name in cls._fields[1:]))
+
+    @property
+    def data(self) -> "Readings":
+        """Tasks may also ask for MjData's arrays by their own names."""
+        return self
 
     def torso_height(self) -> np.ndarray:
         """Of the walker, in metres."""
-        return self.xpos[self.torso, 2]
+        return self.xpos[self.places.torso, 2]
 
     def torso_upright(self) -> np.ndarray:
         """Cosine of the angle between the torso's axis and the vertical."""
-        return self.xmat[self.torso, 8]
+        return self.xmat[self.places.torso, 8]
 
     def torso_velocity(self) -> np.ndarray:
         """[3] of the quadruped, in its own frame."""
-        return self.sensordata[self.velocity_sensor : self.velocity_sensor + 3]
+        first = self.places.velocity_sensor
+        return self.sensordata[first : first + 3]
 
     def horizontal_velocity(self) -> np.ndarray:
         """Of the walker's centre of mass, in m/s."""
-        return self.sensordata[self.velocity_sensor]
+        return self.sensordata[self.places.velocity_sensor]
 
     def speed(self) -> np.ndarray:
         """Of the cheetah, in m/s."""
@@ -151,6 +189,31 @@ class Readings(NamedTuple):
         """[A]: the action that is being applied."""
         return self.ctrl
 
+    def velocity(self) -> np.ndarray:
+        """Of every degree of freedom."""
+        return self.qvel
+
+    def orientations(self) -> np.ndarray:
+        """Of every body of the walker: two numbers each, for it moves in a plane."""
+        return self.xmat[1:, _XX_XZ].ravel()
+
+    def bounded_position(self) -> np.ndarray:
+        """Of the cartpole: the cart's position, and cosine and sine of each pole's angle."""
+        return np.append(self.qpos[0], self.xmat[2:, _ZZ_XZ])
+
+    def egocentric_state(self) -> np.ndarray:
+        """Of the quadruped: positions and velocities of its joints, and activations."""
+        at = self.places
+        return np.concatenate((self.qpos[at.hinge_positions], self.qvel[at.hinge_velocities], self.act))
+
+    def imu(self) -> np.ndarray:
+        """Of the quadruped: gyroscope and accelerometer."""
+        return self.sensordata[self.places.imu]
+
+    def force_torque(self) -> np.ndarray:
+        """Of the quadruped's toes, in the logarithmic scale of the suite."""
+        return np.arcsinh(self.sensordata[self.places.force_torque])
+
 
 def relabel(name: str, physics: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """The reward of each state, `[R, P] float64, [R, A] float32 -> [R] float32`, as the simulator gave it.
@@ -167,8 +230,9 @@ def relabel(name: str, physics: np.ndarray, actions: np.ndarray) -> np.ndarray:
     suite = _shared_suite(name)
     model = suite.physics.model.ptr
     data = mujoco.MjData(model)
-    readings = Readings.of(size.domain, model, data)
-    fields = Readings._fields[2:]
+    places = Places.of(size.domain, model)
+    readings = Readings.of(places, data)
+    fields = Readings._fields[1:]
     rows = {field: np.empty((*getattr(data, field).shape, len(physics))) for field in fields}
     for row, (state, action) in enumerate(zip(physics, actions, strict=True)):
         data.qpos[:], data.qvel[:], data.act[:] = np.split(state, (model.nq, model.nq + model.nv))
@@ -176,11 +240,10 @@ def relabel(name: str, physics: np.ndarray, actions: np.ndarray) -> np.ndarray:
         mujoco.mj_step1(model, data)  # the positions and velocities that a step of dm_control ends with
         for field in fields:
             rows[field][..., row] = getattr(readings, field)
-    bodies = readings[:2]
     if size.domain == "cartpole":  # its reward averages over poles, and would over rows
-        states = (Readings(*bodies, *(rows[f][..., row] for f in fields)) for row in range(len(physics)))
+        states = (Readings(places, *(rows[f][..., row] for f in fields)) for row in range(len(physics)))
         return np.array([suite.task.get_reward(state) for state in states], np.float32)
-    return np.asarray(suite.task.get_reward(Readings(*bodies, *rows.values())), np.float32)
+    return np.asarray(suite.task.get_reward(Readings(places, *rows.values())), np.float32)
 
 
 def load_suite(size: Spec, random: np.random.RandomState) -> Environment:
@@ -204,7 +267,7 @@ def _flat(observation: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ravel(part) for part in observation.values()], dtype=np.float32)
 
 
-def _advance(model: Any, data: Any, substeps: int) -> None:
+def advance(model: Any, data: Any, substeps: int) -> None:
     """dm_control's `Physics.step`: ends with positions and velocities that agree with the new state."""
     if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
         mujoco.mj_step(model, data, substeps)

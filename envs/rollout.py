@@ -174,20 +174,20 @@ def _work(messages: Any, number: int, job: Job) -> None:
 
 
 def _episode(envs: list[gymnasium.Env], policy: Policy, seeds: list[int]) -> tuple[np.ndarray, int]:
-    observations = np.stack([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
+    observations = np.array([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
     total, length, ended = np.zeros(len(envs)), 0, False
     while not ended:
         actions = policy.act(observations)
         steps = [env.step(action) for env, action in zip(envs, actions, strict=True)]
-        observations = np.stack([step[0] for step in steps])
+        observations = np.array([step[0] for step in steps])
         rewards = np.array([step[1] for step in steps], np.float32)
-        ends = {bool(step[2] or step[3]) for step in steps}
-        if len(ends) > 1:
+        ends = [bool(step[2] or step[3]) for step in steps]
+        ended = ends[0]
+        if ends.count(ended) < len(ends):
             raise NotImplementedError(
                 "rollout: expected all episodes played side by side to end at the same step, got different "
                 "lengths; evaluate with one chain at a time (--chains 1)"
             )
-        ended = ends.pop()
         policy.observe(rewards, ended)
         total, length = total + rewards, length + 1
     return total, length

@@ -139,13 +139,10 @@ def compile_train_step(
         "device": device.name,
         "each": list(steps) or [job.steps],
     }
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"}
-    if device.platform == "cuda":  # autotuning needs the GPU
-        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
     done = subprocess.run(
         [sys.executable, "-m", "launch.aot"],
         input=json.dumps(request),
-        env=environment,
+        env=environment(device),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -154,6 +151,14 @@ def compile_train_step(
         raise RuntimeError(f"compiling for {device.name} failed: {(done.stderr.strip() or '?').splitlines()[-1]}")
     answer = json.loads(done.stdout.strip().splitlines()[-1])
     return [(each, Memory(*memory)) for each, memory in zip(request["each"], answer, strict=True)]
+
+
+def environment(device: Device) -> dict[str, str]:
+    """Variables of a process that compiles for a device which is not there."""
+    variables = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"}
+    if device.platform == "cuda":  # autotuning needs the GPU
+        variables["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+    return variables
 
 
 def target(device: Device) -> Any:
