@@ -65,7 +65,7 @@ def stack(
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
     layers, length = len(weights.norm1_scale), x.shape[1]
     seed = checked_seed(form.dropout, dropout_seed)
-    block = form.block or best_block(length)
+    block = form.block or best_block(length, x.shape[2], form.remat, kernels.backend())
     if form.system != "bpt":
         seeds = seed + jnp.arange(1, layers + 1, dtype=jnp.uint32)
         streams = bpt.begin(x, form.reversible)
@@ -116,14 +116,20 @@ def _plain(
     return streams, None
 
 
-def best_block(length: int) -> int:
-    """L -> tokens per block: 128, or 512 in rows of 2,048 tokens and more; never more than L.
+def best_block(length: int, width: int, remat: str, backend: str = "cpu") -> int:
+    """L, E -> tokens per block, never more than L.
 
-    Measured on two CPU cores, E = 128, three layers: in rows of 512, 512 takes 1.1 times the time of 128 and twice the
-    memory (more of what it computes lies above the diagonal); in rows of 2,048, 128 takes 1.4 times the time of 512, of
-    16,384, 1.9 times (its products are too small for two cores). At 1,024 they are equal.
+    On a CPU 128, or 512 in rows of 2,048 tokens and more, as measured on two cores with E = 128 and three layers: in
+    rows of 512, 512 takes 1.1 times the time of 128 and twice the memory (more of what it computes lies above the
+    diagonal); in rows of 16,384, 128 takes 1.9 times the time of 512 (its products are too small for two cores); at
+    1,024 they are equal. 256 for `minimal` in wide layers, where blocks are most of the memory. Accelerators, not
+    measured yet, get 1,024: they have more lanes to fill.
     """
-    return min(length, 128 if length < 2048 else 512)
+    if backend != "cpu" and length >= 2048:
+        return min(length, 1024)
+    if length < 2048:
+        return min(length, 128)
+    return 256 if remat == "minimal" and width > 256 else 512
 
 
 def best_every(layers: int, remat: str) -> int:

@@ -153,7 +153,7 @@ def formula(of: aot.Job) -> aot.Memory:
         working = 30 * wide
         if model.attention == "vanilla":
             working += 4 * rows * model.heads * float(length) ** 2 * 4
-    block = model.block or best_block(length)
+    block = model.block or best_block(length, model.width, model.remat)
     units = max(min(rows * block * 4 * model.width, HIDDEN_UNITS), rows * min(block, 64) * 4 * model.width)
     working += 3.0 * rows * of.steps * model.width * 4 + 20.0 * units + 16.0 * rows * model.heads * block**2
     fixed = _bytes(state)

@@ -52,9 +52,9 @@ def test_curves_foresee_what_the_compiler_says_of_longer_rows(monkeypatch):
     monkeypatch.setattr(context, "CHUNK", 512)
     gpt = Gpt(width=64, layers=10, heads=2)
     for system in context.systems():
-        points = [(length, temporaries(system.stack, gpt, length)) for length in (8192, 16_384)]
-        truth = temporaries(system.stack, gpt, 65_536)
-        assert through(system.power, *points).at(65_536) == pytest.approx(truth, rel=0.1), system.name
+        points = [(length, temporaries(system.stack, gpt, length)) for length in (32_768, 65_536)]
+        truth = temporaries(system.stack, gpt, 262_144)
+        assert through(system.power, *points).at(262_144) == pytest.approx(truth, rel=0.1), system.name
 
 
 def test_the_rivals_compute_what_ours_computes(monkeypatch):
@@ -93,7 +93,7 @@ def test_a_child_process_hands_over_what_it_found(monkeypatch, capsys):
 
 
 def test_a_child_process_that_fails_says_why(monkeypatch):
-    with pytest.raises(RuntimeError, match="compiling for h100 failed: .*KeyError: 'no such model'"):
+    with pytest.raises(RuntimeError, match=r"compiling for h100 failed: (NotImplementedError|KeyError)"):
         list(context.survey_elsewhere(["no such model"]))
 
 

@@ -45,7 +45,7 @@ RL = {"length": 131_072, "width": 128, "heads": 1, "depth": 3}
         (Form(remat="output"), {}, 6.5),
         (Form(remat="input"), {}, 5.5),
         (Form(remat="input"), {"kv_heads": 1}, 2.5),
-        (Form(remat="minimal", block=256), {}, 2.2),
+        (Form(remat="minimal"), {}, 2.2),
         (Form(remat="input"), RL, 8.2),
         (Form(remat="minimal"), RL, 5.1),
         (Form(remat="input"), {"depth": 24}, 17),
