@@ -75,8 +75,8 @@ def stack(
     tiles = cut(sight, where, block, seed)
     if padding := len(tiles.order) * block - length:
         x = jnp.pad(x, [(0, 0), (0, padding), (0, 0)])
-    kernel = kernels.choose(form.kernel, kernels.backend(), rule, x.dtype, form.one_chain)
-    if kernel != "xla" and not form.reversible:
+    kernel = "xla" if form.reversible else chosen_kernel(form, x.dtype)
+    if kernel != "xla":
         y = _library(kernel, form.remat == "output", rule, weights, x, tiles)
     elif form.reversible:
         y = reversible(rule, weights, x, tiles)
@@ -84,6 +84,13 @@ def stack(
         every = form.every or best_every(layers, form.remat)
         y = _stack(Plan(rule, form.remat == "output", min(layers, every)), weights, x, tiles)
     return y[:, :length]
+
+
+def chosen_kernel(form: Form, dtype: jnp.dtype) -> str:
+    """Whose attention bpt layers use. Raises ValueError where the one asked for cannot."""
+    sight = Sight(form.window, form.span, form.dropout)
+    rule = Rule(sight, form.rope, form.remat == "minimal")
+    return kernels.choose(form.kernel, kernels.backend(), rule, dtype, form.one_chain)
 
 
 def _library(kernel: str, keep: bool, rule: Rule, weights: bpt.LayerWeights, x: Array, tiles: Tiles) -> Array:

@@ -9,7 +9,7 @@ from jax import Array, lax
 from agent import bpt, decode, tokens
 from agent.attention import Visibility, dropout, visible
 from agent.config import ModelConfig
-from agent.stack import Form, stack
+from agent.stack import Form, chosen_kernel, stack
 from data.trajectory import Batch
 
 
@@ -69,6 +69,13 @@ def form(config: ModelConfig, dropout: float = 0.0) -> Form:
         span=config.trajs,
         dropout=dropout,
     )
+
+
+def kernel(config: ModelConfig) -> str:
+    """Whose attention the layers use in training, on the backend there is."""
+    if config.attention != "bpt" or config.reversible:
+        return "xla"
+    return chosen_kernel(form(config, config.dropout), jnp.dtype(config.dtype))
 
 
 def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:

@@ -218,6 +218,7 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
     """What is about to happen: data, model, tokens, expected memory and time."""
     import jax
 
+    from agent import transformer
     from agent.tokens import tokens_per_step
     from launch import forecast
 
@@ -235,7 +236,7 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
         f"attention, {plan.model.dtype}",
         f"context  up to {plan.model.trajs} trajectories, {kept}: {tokens:,} {plan.model.tokens} tokens a row, "
         f"{plan.run.rows} rows a batch",
-        f"device   {device.device_kind} ({jax.default_backend()})",
+        f"device   {device.device_kind} ({jax.default_backend()}), attention of {transformer.kernel(plan.model)}",
     ]
     for phase in training.phases:
         lines.append(
