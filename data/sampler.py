@@ -85,6 +85,8 @@ class Sampler:
         """Write whole chains into a row [M], until the next does not fit."""
         start = 0
         for number in itertools.count(1):
+            if start == self.steps_per_row:
+                return
             attempts = self._draw(rng)
             past = sum(chain.shown(attempt.length, self.keep) for attempt in attempts[:-1])
             end = start + past + chain.shown(attempts[-1].length, self.crop)

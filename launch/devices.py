@@ -43,9 +43,8 @@ class Device(NamedTuple):
     """Bytes a second from its memory."""
     source: str
     gpu: Gpu | None = None
-    topology: str = ""
-    """Of a TPU slice: 2x2 or 2x2x1 chips. Empty is a single one."""
     chips: int = 1
+    """That were asked for; the numbers are still of one."""
 
     @property
     def memory(self) -> int:
@@ -118,4 +117,5 @@ def find(name: str) -> Device:
     chips = 1
     for count in counts:
         chips *= count
-    return device._replace(name=f"{kind}:{shape}", topology=shape if device.platform == "tpu" else "", chips=chips)
+    title = f"{device.title}, one of {chips}: a run uses one" if chips > 1 else device.title
+    return device._replace(name=f"{kind}:{shape}", title=title, chips=chips)

@@ -55,7 +55,7 @@ def job(plan: Plan, size: envs.Spec) -> aot.Job:
 def forecast(plan: Plan, size: envs.Spec, device: Device | None = None) -> Forecast:
     """device: None is this machine. Raises RuntimeError where the compiler fails, but for want of memory."""
     of = job(plan, size)
-    how, memory = _memory(of, device)
+    how, memory, slope = _memory(of, device)
     parts = where_memory_goes(of, memory.total)
     rate = measured_rate() if device is None else device.flops(plan.model.dtype)
     reached = REACHED["here" if device is None else device.platform]
@@ -71,14 +71,19 @@ def forecast(plan: Plan, size: envs.Spec, device: Device | None = None) -> Forec
         seconds={name: count / (rate * reached) for name, count in flops.items()},
         operations=sum(flops.values()),
         available=free,
-        trajs=largest(plan, size, parts, free),
+        trajs=largest(plan, size, parts, free, slope),
     )
 
 
-def largest(plan: Plan, size: envs.Spec, parts: dict[str, float], free: float) -> int:
-    """The trajectories whose update fits `free` bytes, if all but weights grows in proportion to the context."""
-    fixed = parts["weights and optimizer"]
-    return trajs_of(plan, size, int(job(plan, size).steps * (free - fixed) / (sum(parts.values()) - fixed)))
+def largest(plan: Plan, size: envs.Spec, parts: dict[str, float], free: float, slope: float = 0.0) -> int:
+    """The trajectories whose update fits `free` bytes.
+
+    slope: bytes that one more step in a row takes; 0 lets all but weights grow in proportion to the context, which
+    promises too little for short rows.
+    """
+    steps, total = job(plan, size).steps, sum(parts.values())
+    slope = slope or (total - parts["weights and optimizer"]) / steps
+    return trajs_of(plan, size, int(steps + (free - total) / slope))
 
 
 def trajs_of(plan: Plan, size: envs.Spec, steps: int) -> int:
@@ -87,16 +92,26 @@ def trajs_of(plan: Plan, size: envs.Spec, steps: int) -> int:
     return max(0, (steps - last) // past + 1)
 
 
-def _memory(of: aot.Job, device: Device | None) -> tuple[str, aot.Memory]:
+def _memory(of: aot.Job, device: Device | None) -> tuple[str, aot.Memory, float]:
+    """Where an account is from, the account, and the bytes that one more step of a row takes, 0 where unknown."""
+    longer = 4 * of.steps
     if device is None:
-        return "compiled", aot.account(aot.compile_step(of))
+        memory, more = (aot.account(aot.compile_step(of._replace(steps=steps))) for steps in (of.steps, longer))
+        return "compiled", memory, _slope(of, memory, more)
+    by_formula = formula(of)
+    rough = by_formula, _slope(of, by_formula, formula(of._replace(steps=longer)))
     try:
-        memory = aot.compile_train_step(of, device)[0][1]
+        (_, memory), (_, more) = aot.compile_train_step(of, device, (of.steps, longer))
     except ModuleNotFoundError as missing:
-        return f"formula, since {missing}", formula(of)
+        return f"formula, since {missing}", *rough
     if memory.refused:
-        return f"formula, since the compiler refused: {memory.refused}", formula(of)
-    return "compiled ahead of time", memory
+        return f"formula, since the compiler refused: {memory.refused}", *rough
+    return "compiled ahead of time", memory, 0.0 if more.refused else _slope(of, memory, more)
+
+
+def _slope(of: aot.Job, memory: aot.Memory, more: aot.Memory) -> float:
+    """Memory is a line in the tokens: its slope, from rows and rows four times as long."""
+    return (more.total - memory.total) / (3 * of.steps)
 
 
 def _parameters(of: aot.Job) -> int:
@@ -300,9 +315,10 @@ def explained(error: BaseException, plan: Plan, size: envs.Spec) -> MemoryError:
 def largest_trajs(plan: Plan, size: envs.Spec, most: int) -> int:
     """--trajs auto: the largest that fits this machine with a tenth to spare, at most `most`.
 
-    From the compiler's account at one size; what grows with the context grows in proportion.
+    From the compiler's account of short rows, and of rows four times as long.
     """
     small = plan._replace(model=replace(plan.model, trajs=min(most, 8)))
     of = job(small, size)
-    parts = where_memory_goes(of, aot.account(aot.compile_step(of)).total)
-    return max(1, min(most, largest(small, size, parts, 0.9 * available())))
+    _, memory, slope = _memory(of, None)
+    parts = where_memory_goes(of, memory.total)
+    return max(1, min(most, largest(small, size, parts, 0.9 * available(), slope)))

@@ -1,5 +1,7 @@
 """What a run is said to take, against the compiler's account, and arithmetic by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 import envs
@@ -68,6 +70,9 @@ def test_the_largest_context_is_arithmetic_on_what_grows():
     assert forecast.largest(of, WALKER, parts, 10 + 4 * 4.0) == 16
     assert forecast.largest(of, WALKER, parts, 10 + 4 * 4.0 - 0.1) == 15
     assert forecast.largest(of, WALKER, parts, 10.0) == 0
+    # As 10 + 4 + 0.5 bytes for each of the 4,000 steps more: 16 trajectories need 6,000 bytes more.
+    assert forecast.largest(of, WALKER, parts, 14 + 6000.0, slope=0.5) == 16
+    assert forecast.largest(of, WALKER, parts, 14 + 5999.0, slope=0.5) == 15
     short = plan(trajs=4, keep=8, crop=264, tokens="fused")
     assert forecast.trajs_of(short, WALKER, 3 * 8 + 264) == 4
     assert forecast.trajs_of(short, WALKER, 3 * 8 + 263) == 3
@@ -101,3 +106,15 @@ def test_an_unknown_device_lists_the_known_ones():
     ):
         devices.find("h99")
     assert devices.find("v5e:4x4").chips == 16
+    assert devices.find("v5e:4x4").title == "TPU v5e, one of 16: a run uses one"
+    with pytest.raises(ValueError, match="--device: expected v4 or a shape such as v4:2x2x2, got 'v4:2x2'"):
+        devices.find("v4:2x2")
+
+
+def test_what_the_largest_context_takes_is_what_the_compiler_says_of_it():
+    of = plan(trajs=8, keep=300, crop=300, tokens="fused", dropout=0.0)
+    _, memory, slope = forecast._memory(forecast.job(of, WALKER), None)
+    parts = forecast.where_memory_goes(forecast.job(of, WALKER), memory.total)
+    trajs = forecast.largest(of, WALKER, parts, 2**30, slope)
+    longest = of._replace(model=replace(of.model, trajs=trajs))
+    assert aot.account(aot.compile_step(forecast.job(longest, WALKER))).total == pytest.approx(2**30, rel=0.1)
