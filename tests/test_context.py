@@ -32,30 +32,35 @@ def test_what_a_device_holds_by_hand():
 
 
 def test_curves_go_through_their_points():
-    assert through(1, (10, 107.0), (20, 207.0)) == Curve(0.0, 10.0, 7.0)
-    assert through(2, (10, 230.0), (20, 860.0)) == Curve(2.0, 3.0, 0.0)
-    assert through(2, (10, 107.0), (20, 207.0)) == Curve(0.0, 10.0, 7.0)  # would bend down
-    assert Curve(2.0, 3.0, 5.0).at(10) == 235.0
+    assert through(1, [(10, 107.0), (20, 207.0)]) == Curve(0.0, [(10.0, 7.0)])
+    bent = through(1, [(10, 107.0), (20, 207.0), (30, 507.0)])
+    assert [bent.at(length) for length in (10, 15, 20, 25, 30)] == [107.0, 157.0, 207.0, 357.0, 507.0]
+    assert through(2, [(10, 230.0), (20, 860.0)]) == Curve(2.0, [(3.0, 0.0)])
+    assert through(2, [(10, 107.0), (20, 207.0)]) == Curve(0.0, [(10.0, 7.0)])  # would bend down
+    assert Curve(2.0, [(3.0, 5.0), (4.0, -10.0)]).at(10) == 235.0
 
 
 def test_the_longest_context_fills_the_device_and_not_more():
     gpt = Gpt(width=10, layers=2, heads=1)
-    curve = Curve(0.0, 20.0, 1000.0)
+    curve = Curve(0.0, [(20.0, 1000.0)])
     # 20 bytes a token of the stack and 80 of two arrays [L, 10]: 7 steps of 1,024 tokens need 716,800.
     room = int(fixed(gpt, Hardware(1, 0, "")) + 1000 + 716_800)
-    assert longest(gpt, Hardware(1, room, ""), curve) == 7 * 1024
-    assert longest(gpt, Hardware(1, room - 1, ""), curve) == 6 * 1024
-    assert longest(gpt, Hardware(1, 1000, ""), curve) == 0
+    assert longest(gpt, Hardware(1, room, ""), [curve]) == 7 * 1024
+    assert longest(gpt, Hardware(1, room - 1, ""), [curve]) == 6 * 1024
+    assert longest(gpt, Hardware(1, 1000, ""), [curve]) == 0
+    assert (
+        longest(gpt, Hardware(1, room - 1, ""), [curve, Curve(0.0, [(20.0, 0.0)])]) == 7 * 1024
+    )  # the better one counts
     assert [power_of_two(n) for n in (0, 1024, 7 * 1024, 8192)] == [0, 1024, 4096, 8192]
 
 
 def test_curves_foresee_what_the_compiler_says_of_longer_rows(monkeypatch):
-    monkeypatch.setattr(context, "CHUNK", 512)
+    monkeypatch.setattr(context, "CHUNKS", (512,))
     gpt = Gpt(width=64, layers=10, heads=2)
     for system in context.systems():
         points = [(length, temporaries(system.stack, gpt, length)) for length in (16_384, 32_768)]
         truth = temporaries(system.stack, gpt, 65_536)
-        assert through(system.power, *points).at(65_536) == pytest.approx(truth, rel=0.05), system.name
+        assert through(system.power, points).at(65_536) == pytest.approx(truth, rel=0.05), system.name
 
 
 def test_the_rivals_compute_what_ours_computes(monkeypatch):
@@ -65,7 +70,7 @@ def test_the_rivals_compute_what_ours_computes(monkeypatch):
     from agent import bpt
     from agent.attention import Visibility
 
-    monkeypatch.setattr(context, "CHUNK", 16)
+    monkeypatch.setattr(context, "CHUNKS", (16,))
     init = jax.vmap(lambda key: bpt.init_layer(key, 16, 2, 64, 3))
     weights = init(jax.random.split(jax.random.key(0), 3))
     x = jax.random.normal(jax.random.key(1), (1, 64, 16))
@@ -78,8 +83,8 @@ def test_the_rivals_compute_what_ours_computes(monkeypatch):
 
 def found(model: str) -> Found:
     """Ours linear in the context, the rivals ten times as steep."""
-    curves = {system.name: Curve(0.0, 1e5, 0.0) for system in context.systems()}
-    return Found(model, curves | dict.fromkeys(context.RIVALS, Curve(0.0, 1e6, 0.0)), 0.01)
+    curves = {system.name: [Curve(0.0, [(1e5, 0.0)])] for system in context.systems()}
+    return Found(model, curves | {rival: [Curve(0.0, [(1e6, 0.0)])] for rival in context.RIVALS}, 0.01)
 
 
 def test_a_child_process_hands_over_what_it_found(monkeypatch, capsys):
@@ -90,7 +95,7 @@ def test_a_child_process_hands_over_what_it_found(monkeypatch, capsys):
     monkeypatch.setattr("jax.sharding.SingleDeviceSharding", lambda device: None)
     context.main(["1B"])
     model, curves, error = json.loads(capsys.readouterr().out)
-    assert Found(model, {name: Curve(*curve) for name, curve in curves.items()}, error) == found("1B")
+    assert json.dumps(found("1B")) == json.dumps([model, curves, error])
 
 
 def test_a_child_process_that_fails_says_why(monkeypatch):

@@ -11,7 +11,7 @@ The setting is that of the papers (arXiv 2305.19370, Table 1; arXiv 2310.01889, 
 
 Every system recomputes a layer from its input, and every system is granted a blockwise head and loss, the rivals too,
 so that what differs is the layers alone. Where the extra `aot` is installed the stack is compiled for an H100, else for
-the machine at hand. The account is taken at two lengths, and a curve put through them: a L + b, or for the rivals
+the machine at hand. The account is taken at some lengths, and a curve put through them: lines, or for the rivals
 a L^2 + b L (published attention keeps numbers for every query and block of keys). Of ours the longest context of every
 model is then compiled too; `error` says what the curve was wrong by.
 """
@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from launch.bench import Plot, Row, Settings
@@ -29,7 +31,9 @@ NAME = "context"
 HELP = "longest context of GPT 1B to 70B on 1, 8, 32 and 64 devices, ours beside the published"
 PLOT = Plot(bars=("model",), values=("x memory-efficient",))
 
-VOCABULARY, HEAD_BLOCK, CHUNK = 50_432, 1024, 2048
+VOCABULARY, HEAD_BLOCK = 50_432, 1024
+CHUNKS = (2048, 512)
+"""Blocks of the published systems: their default, and the size that often needs less; the better one counts."""
 STEP = 1024
 """Contexts are multiples of this."""
 TARGET = "h100"
@@ -116,8 +120,8 @@ class System(NamedTuple):
 
     name: str
     stack: Stack
-    lengths: tuple[int, int] = (131_072, 262_144)
-    """What is compiled."""
+    lengths: tuple[int, ...] = (32_768, 131_072, 524_288)
+    """Where the account is taken at E = 2,048; shorter in proportion in wider models."""
     power: int = 1
     """Of L, in its temporaries."""
 
@@ -125,14 +129,20 @@ class System(NamedTuple):
 def systems() -> list[System]:
     """The rivals, and ours."""
     from agent.stack import Form, stack
+    from launch.bench.published import published_layer
 
     def ours(**form: Any) -> Stack:
         return lambda weights, x, where: stack(weights, x, where, Form(kernel="xla", **form))
 
+    rivals = [System("vanilla", rematerialised(_vanilla), (16_384, 32_768), 2)]
+    far = (65_536, 131_072)
+    for chunk in CHUNKS:
+        rivals += [
+            System("memory-efficient", rematerialised(partial(_memory_efficient, chunk)), far, 2),
+            System("published BPT", rematerialised(partial(published_layer, chunk=chunk)), far, 2),
+        ]
     return [
-        System("vanilla", rematerialised(_vanilla), (16_384, 32_768), 2),
-        System("memory-efficient", rematerialised(_memory_efficient), (65_536, 131_072), 2),
-        System("published BPT", rematerialised(_published), (65_536, 131_072), 2),
+        *rivals,
         System("output", ours(remat="output")),
         System("input", ours(remat="input")),
         System(OURS, ours(remat="minimal")),
@@ -158,20 +168,14 @@ def _vanilla(weights: Any, x: Any) -> Any:
     return bpt.feed_forward(weights, x, attended)
 
 
-def _memory_efficient(weights: Any, x: Any) -> Any:
+def _memory_efficient(chunk: int, weights: Any, x: Any) -> Any:
     """The attention of published BPT, then the feed-forward layer of the whole row."""
     from agent import bpt
     from launch.bench import published
 
     q, k, v = bpt.project(weights, x)
-    blocks = (published._cut(a, CHUNK) for a in (q * q.shape[-1] ** -0.5, k, v))
+    blocks = (published._cut(a, chunk) for a in (q * q.shape[-1] ** -0.5, k, v))
     return bpt.feed_forward(weights, x, published._join(published._attention(*blocks)))
-
-
-def _published(weights: Any, x: Any) -> Any:
-    from launch.bench.published import published_layer
-
-    return published_layer(weights, x, CHUNK)
 
 
 def temporaries(stack: Stack, gpt: Gpt, length: int, sharding: Any = None) -> int:
@@ -205,27 +209,26 @@ def temporaries(stack: Stack, gpt: Gpt, length: int, sharding: Any = None) -> in
 
 
 class Curve(NamedTuple):
-    """Temporaries as square L^2 + slope L + constant."""
+    """Temporaries as square L^2 and the greatest of some lines, slope L + constant."""
 
     square: float
-    slope: float
-    constant: float
+    lines: list[tuple[float, float]]
 
     def at(self, length: int) -> float:
-        return self.square * length**2 + self.slope * length + self.constant
+        return self.square * length**2 + max(slope * length + constant for slope, constant in self.lines)
 
 
-def through(power: int, first: tuple[int, float], second: tuple[int, float]) -> Curve:
-    """The curve through two (length, bytes): a line, or for power 2 a parabola through the origin.
+def through(power: int, points: Sequence[tuple[int, float]]) -> Curve:
+    """The curve through (length, bytes): for power 2 a parabola through the origin if it bends up, else lines.
 
-    A parabola that would bend down is a line too.
+    What is held at one moment is linear in L, and memory is that of the worst moment: between points no less than it.
     """
-    (a, y), (b, z) = first, second
+    (a, y), (b, z) = points[:2]
     square = (z / b - y / a) / (b - a)
     if power == 2 and square > 0:
-        return Curve(square, y / a - square * a, 0.0)
-    slope = (z - y) / (b - a)
-    return Curve(0.0, slope, y - slope * a)
+        return Curve(square, [(y / a - square * a, 0.0)])
+    slopes = [(a, y, (z - y) / (b - a)) for (a, y), (b, z) in pairwise(points)]
+    return Curve(0.0, [(slope, y - slope * a) for a, y, slope in slopes])
 
 
 def fixed(gpt: Gpt, hardware: Hardware) -> float:
@@ -234,11 +237,12 @@ def fixed(gpt: Gpt, hardware: Hardware) -> float:
     return 16 * gpt.weights / hardware.devices + gathered + 3 * HEAD_BLOCK * VOCABULARY * 4
 
 
-def longest(gpt: Gpt, hardware: Hardware, curve: Curve) -> int:
-    """The longest context that fits, in tokens, a multiple of STEP; 0 where not even that fits."""
+def longest(gpt: Gpt, hardware: Hardware, curves: Sequence[Curve]) -> int:
+    """The longest context that fits by the best of some curves, a multiple of STEP tokens; 0 where not even one."""
 
     def fits(length: int) -> bool:
-        return fixed(gpt, hardware) + curve.at(length) + 2 * length * gpt.width * 4 <= hardware.memory
+        stack = min(curve.at(length) for curve in curves)
+        return fixed(gpt, hardware) + stack + 2 * length * gpt.width * 4 <= hardware.memory
 
     if not fits(STEP):
         return 0
@@ -252,7 +256,7 @@ def longest(gpt: Gpt, hardware: Hardware, curve: Curve) -> int:
 
 
 def power_of_two(length: int) -> int:
-    """The greatest power of two that is no longer; 0 for 0."""
+    """The greatest that is no longer; 0 for 0."""
     return 1 << (length.bit_length() - 1) if length else 0
 
 
@@ -260,21 +264,24 @@ class Found(NamedTuple):
     """What the compiler said of one model."""
 
     model: str
-    curves: dict[str, Curve]
+    curves: dict[str, list[Curve]]
+    """One for every way to compute a system."""
     error: float
     """Of the curve of OURS at its longest context: foreseen / compiled - 1."""
 
 
 def survey(models: Sequence[str], sharding: Any = None) -> Iterator[Found]:
-    """Compile every system at two lengths for every model, and ours at the longest context that any hardware has."""
+    """Compile every system at its lengths for every model, and ours at the longest context that any hardware has."""
     for model in models:
-        gpt, curves = MODELS[model], {}
+        gpt = MODELS[model]
+        curves: dict[str, list[Curve]] = {}
         for system in systems():
-            points = [(length, temporaries(system.stack, gpt, length, sharding)) for length in system.lengths]
-            curves[system.name] = through(system.power, *points)
+            lengths = [power_of_two(length * 2048 // gpt.width) for length in system.lengths]
+            points = [(length, temporaries(system.stack, gpt, length, sharding)) for length in lengths]
+            curves.setdefault(system.name, []).append(through(system.power, points))
         mine = next(system.stack for system in systems() if system.name == OURS)
         last = max(longest(gpt, hardware, curves[OURS]) for hardware, of in TABLE if of == model)
-        error = curves[OURS].at(last) / temporaries(mine, gpt, last, sharding) - 1 if last else 0.0
+        error = curves[OURS][0].at(last) / temporaries(mine, gpt, last, sharding) - 1 if last else 0.0
         yield Found(model, curves, error)
 
 
@@ -290,7 +297,7 @@ def survey_elsewhere(models: Sequence[str]) -> Iterator[Found]:
     ):
         for line in child.stdout or ():
             model, curves, error = json.loads(line)
-            yield Found(model, {name: Curve(*curve) for name, curve in curves.items()}, error)
+            yield Found(model, {name: [Curve(*curve) for curve in some] for name, some in curves.items()}, error)
         if child.wait():
             complaints.seek(0)
             last = (complaints.read().strip() or "?").splitlines()[-1]
@@ -301,16 +308,18 @@ def main(models: Sequence[str]) -> None:
     """The child of `survey_elsewhere`: a line of JSON for every model."""
     from jax.sharding import SingleDeviceSharding
 
+    from agent import kernels
     from launch import aot, devices
 
-    for found in survey(models, SingleDeviceSharding(aot.target(devices.find(TARGET)))):
-        print(json.dumps(found), flush=True)
+    with kernels.compiling_for("gpu"):
+        for found in survey(models, SingleDeviceSharding(aot.target(devices.find(TARGET)))):
+            print(json.dumps(found), flush=True)
 
 
 def compare(found: Found, hardware: Hardware) -> tuple[Row, Row]:
     """A line of the table of contexts, in powers of two as in the papers, and one of what is raw over what is raw."""
     gpt, paper = MODELS[found.model], TABLE[hardware, found.model]
-    raw = {name: longest(gpt, hardware, curve) for name, curve in found.curves.items()}
+    raw = {name: longest(gpt, hardware, curves) for name, curves in found.curves.items()}
     tokens: Row = {"table": f"longest context in tokens, {hardware.title}", "model": found.model}
     tokens |= {name: power_of_two(length) for name, length in raw.items()}
     ratios: Row = {"table": f"ours over the others, {hardware.title}", "model": found.model, f"{OURS}, raw": raw[OURS]}
