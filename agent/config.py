@@ -98,6 +98,10 @@ class ModelConfig:
             raise ValueError(f"--kv_heads: expected a divisor of --heads {self.heads}, got {self.kv_heads}")
         if self.rope and self.width // self.heads % 2:
             raise ValueError(f"--rope: expected an even width of heads, got {self.width // self.heads}")
+        if self.kernel not in ("auto", "xla") and (self.attention != "bpt" or self.reversible):
+            raise ValueError(f"--kernel: expected auto or xla, but for bpt layers of one stream, got {self.kernel}")
+        if self.every > 1 and (self.attention != "bpt" or self.reversible or self.kernel not in ("auto", "xla")):
+            raise ValueError(f"--every: expected 0 or 1, but for bpt layers of one stream, got {self.every}")
         if self.dropout >= 1:
             raise ValueError(f"--dropout: expected a share below 1, got {self.dropout}")
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from agent.blockwise import Tiles, merge
+from agent.blockwise import Sight, Tiles, merge
 from agent.bpt import LayerWeights, feed_forward, project
 from agent.projections import Rule, block
 
@@ -39,7 +39,7 @@ def backend() -> str:
     return _target[-1] if _target else jax.default_backend()
 
 
-def refusal(kernel: str, backend: str, rule: Rule, dtype: jnp.dtype, one_chain: bool) -> str:
+def refusal(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain: bool) -> str:
     """Why a library kernel cannot compute these layers; empty where it can."""
     if backend not in PLATFORMS[kernel]:
         return f"it runs on {' or '.join(PLATFORMS[kernel])}, this is {backend}"
@@ -47,16 +47,16 @@ def refusal(kernel: str, backend: str, rule: Rule, dtype: jnp.dtype, one_chain: 
         return "it needs the package tokamax: pip install 'agentic-bpt[kernels]'"
     if not one_chain:
         return "it sees rows of one chain only: --pack=false"
-    if rule.sight.window is not None:
+    if sight.window is not None:
         return "it has no window over a step's own trajectory: --window=0"
-    if rule.sight.dropout_rate > 0.0:
+    if sight.dropout_rate > 0.0:
         return "it drops no attention weights: --dropout=0"
     if kernel == "cudnn" and dtype not in (jnp.bfloat16, jnp.float16):
         return "it computes in 16 bits: --dtype=bfloat16"
     return ""
 
 
-def choose(kernel: str, backend: str, rule: Rule, dtype: jnp.dtype, one_chain: bool) -> str:
+def choose(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain: bool) -> str:
     """The kernel that is used: `auto` takes the first library that can, cudnn, tokamax or splash, else xla.
 
     Raises:
@@ -66,8 +66,8 @@ def choose(kernel: str, backend: str, rule: Rule, dtype: jnp.dtype, one_chain: b
         return kernel
     if kernel == "auto":
         libraries = [name for name in PLATFORMS if backend in PLATFORMS[name] and backend != "cpu"]
-        return next((name for name in libraries if not refusal(name, backend, rule, dtype, one_chain)), "xla")
-    if why := refusal(kernel, backend, rule, dtype, one_chain):
+        return next((name for name in libraries if not refusal(name, backend, sight, dtype, one_chain)), "xla")
+    if why := refusal(kernel, backend, sight, dtype, one_chain):
         raise ValueError(f"--kernel: {kernel} cannot compute these layers: {why}")
     return kernel
 

@@ -59,7 +59,7 @@ def matrices(weights: Weights) -> Weights:
     axes = optax.contrib.MuonDimensionNumbers
     none = jax.tree.map(lambda _: None, weights)
     layers = none.layers._replace(
-        qkv=axes(reduction_axis=1, output_axis=(2, 3, 4)),
+        qkv=axes(reduction_axis=1, output_axis=(2, 3)),
         out=axes(reduction_axis=(1, 2), output_axis=3),
         ffn_in=axes(reduction_axis=1, output_axis=2),
         ffn_out=axes(reduction_axis=1, output_axis=2),

@@ -29,7 +29,7 @@ class Form(NamedTuple):
     block: int = 0
     """Tokens per block; 0 is `best_block`."""
     every: int = 0
-    """Layers between kept inputs, what lies between is computed again; 0 is the number that needs least memory."""
+    """Layers between kept inputs, what lies between is computed again; 0 is `best_every`."""
     reversible: bool = False
     """Two streams that can be computed backwards: memory constant in depth, another architecture."""
     one_chain: bool = False
@@ -89,8 +89,7 @@ def stack(
 def chosen_kernel(form: Form, dtype: jnp.dtype) -> str:
     """Whose attention bpt layers use. Raises ValueError where the one asked for cannot."""
     sight = Sight(form.window, form.span, form.dropout)
-    rule = Rule(sight, form.rope, form.remat == "minimal")
-    return kernels.choose(form.kernel, kernels.backend(), rule, dtype, form.one_chain)
+    return kernels.choose(form.kernel, kernels.backend(), sight, dtype, form.one_chain)
 
 
 def _library(kernel: str, keep: bool, rule: Rule, weights: bpt.LayerWeights, x: Array, tiles: Tiles) -> Array:
@@ -182,7 +181,10 @@ def _through(plan: Plan, weights: bpt.LayerWeights, tiles: Tiles, x: Array, firs
 def _keeping(
     plan: Plan, weights: bpt.LayerWeights, tiles: Tiles, x: Array, first: Array, count: Array | int, slots: int
 ) -> tuple[Array, Kept]:
-    """x after `count` layers, at most `slots`, and what the backward pass of each of them needs."""
+    """x after `count` layers, at most `slots`, and what the backward pass of each of them needs.
+
+    Where that is their inputs and fewer slots than layers, the last layer is not computed, and x is what enters it.
+    """
     if slots == 1:
         one, of = layer_of(weights, tiles, first)
         y, attended = fused.forward(plan.rule, one, x, of, plan.keep)
@@ -198,7 +200,10 @@ def _keeping(
         y, attended = fused.forward(plan.rule, one, x, of, plan.keep)
         return y, jax.tree.map(lambda all, a: put(all, m, a), kept, (x, attended))
 
-    return lax.fori_loop(0, count, body, (x, empty))
+    if plan.keep or slots == len(weights.norm1_scale):
+        return lax.fori_loop(0, count, body, (x, empty))
+    x, (inputs, attended) = lax.fori_loop(0, count - 1, body, (x, empty))
+    return x, (put(inputs, jnp.int32(count - 1), x), attended)
 
 
 def _readers(kept: Kept, tiles: Tiles, m: Array) -> tuple[Reader, Tiles, Callable | None]:

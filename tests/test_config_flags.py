@@ -52,6 +52,8 @@ def test_a_run_that_goes_on_must_keep_its_flags():
         (lambda: ModelConfig(tokens="words"), "--tokens: expected one of interleaved, fused, got 'words'"),
         (lambda: ModelConfig(heads=4, kv_heads=3), "--kv_heads: expected a divisor of --heads 4, got 3"),
         (lambda: ModelConfig(width=6, heads=2, rope=True), "--rope: expected an even width of heads, got 3"),
+        (lambda: ModelConfig(kernel="cudnn", reversible=True), "--kernel: expected auto or xla, but for bpt layers"),
+        (lambda: ModelConfig(every=2, attention="vanilla"), "--every: expected 0 or 1, but for bpt layers"),
         (lambda: ModelConfig(every=-1), "--every: expected 0 or more, got -1"),
         (lambda: ModelConfig(window=-1), "--window: expected 0 or more, got -1"),
         (lambda: OptimizerConfig(updates=0), "--updates: expected a number above 0, got 0"),

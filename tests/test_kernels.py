@@ -11,10 +11,9 @@ from agent import kernels
 from agent.attention import Visibility
 from agent.blockwise import Sight
 from agent.bpt import init_layer
-from agent.projections import Rule
 from agent.stack import Form, stack
 
-PLAIN = Rule(Sight(None, 32, 0.0), rope=False, minimal=False)
+PLAIN = Sight(window=None, span=32, dropout_rate=0.0)
 
 
 @pytest.fixture
@@ -35,10 +34,10 @@ def tokamax_is_there(monkeypatch):
 )
 @pytest.mark.usefixtures("tokamax_is_there")
 def test_a_kernel_that_cannot_says_why_and_what_would_help(kernel, backend, changes, dtype, one_chain, why):
-    rule = PLAIN._replace(sight=PLAIN.sight._replace(**changes))
+    sight = PLAIN._replace(**changes)
     with pytest.raises(ValueError, match=f"--kernel: {kernel} cannot compute these layers: .*{why}"):
-        kernels.choose(kernel, backend, rule, dtype, one_chain)
-    assert kernels.choose("auto", backend, rule, dtype, one_chain) != kernel
+        kernels.choose(kernel, backend, sight, dtype, one_chain)
+    assert kernels.choose("auto", backend, sight, dtype, one_chain) != kernel
 
 
 def test_a_kernel_whose_package_is_missing_says_which(monkeypatch):

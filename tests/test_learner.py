@@ -73,3 +73,17 @@ def test_muon_gets_the_matrices_of_the_layers_and_nothing_else():
     axes = learner.matrices(state.weights)
     assert axes.layers.ffn_in is not None and axes.layers.qkv is not None
     assert axes.head is None and axes.layers.norm1_scale is None and axes.tokens.target is None
+
+
+def test_muon_takes_every_axis_of_a_matrix_once_and_the_layers_apart():
+    """An axis beyond the last counts from the front again: it would mix the layers into one matrix, without a word."""
+    weights = learner.init_state(jax.random.key(0), MODEL, OptimizerConfig(optimizer="muon"), 3, 2).weights
+    axes = learner.matrices(weights)
+    for first, arrays, chosen in ((1, weights.layers, axes.layers), (0, weights.tokens, axes.tokens)):
+        taken = {
+            name: sorted([*np.atleast_1d(of.reduction_axis), *np.atleast_1d(of.output_axis)])
+            for name, of in chosen._asdict().items()
+            if of is not None
+        }
+        assert taken == {name: list(range(first, getattr(arrays, name).ndim)) for name in taken}
+        assert taken

@@ -64,6 +64,17 @@ def unbroken(data_dir, tmp_path_factory):
     return out, done
 
 
+def test_a_forecast_prints_and_writes_nothing_and_auto_takes_what_the_data_have(data_dir, tmp_path):
+    done = run(
+        "train_offline", *TINY, f"--data_dir={data_dir}", f"--out={tmp_path / 'run'}", "--trajs=auto", "--forecast"
+    )
+    assert done.returncode == 0, done.stderr
+    # Eight of ten trajectories are trained on: seven show two steps, the last shows eight; two rows.
+    assert "--trajs auto: 8, of 8 trajectories" in done.stdout
+    assert "tokens   22 a row, 44 a batch" in done.stdout and ", fits in " in done.stdout
+    assert not out.exists()
+
+
 def final(out):
     checkpoints = Checkpoints(out)
     state = checkpoints.state()

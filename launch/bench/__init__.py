@@ -53,12 +53,6 @@ def choose(words: Sequence[str]) -> list[str]:
     return list(BENCHES) if "all" in words else list(dict.fromkeys(words))
 
 
-def load(name: str) -> ModuleType | None:
-    """The module of a bench; None where this copy of the code has none of that name."""
-    module = f"{__name__}.{name}"
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
+def load(name: str) -> ModuleType:
+    """The module of a bench."""
+    return importlib.import_module(f"{__name__}.{name}")

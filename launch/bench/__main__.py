@@ -6,11 +6,10 @@ pip install 'agentic-bpt[bench]' brings them.
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 
 from launch import bench, program
 
@@ -41,8 +40,8 @@ def pin(threads: int) -> None:
     os.environ.update(dict.fromkeys(_POOLS, str(threads)))
 
 
-def main(words: list[str]) -> None:
-    names = bench.choose(words)
+def main(argv: list[str]) -> None:
+    names = bench.choose(argv[1:])
     if _OFFICIAL.value and not (Path(_OFFICIAL.value) / "bpt").is_dir():
         raise ValueError(f"--official: expected a folder that holds the package bpt, got {_OFFICIAL.value}")
     pin(_THREADS.value)
@@ -56,9 +55,6 @@ def main(words: list[str]) -> None:
         print(f"The machine is busy (load {load:.1f}): timings may be far off, torch's most of all.\n", flush=True)
     for name in names:
         module = bench.load(name)
-        if module is None:
-            print(f"{name}: skipped, this copy has no such bench yet\n", flush=True)
-            continue
         print(f"{name}: {module.HELP}", flush=True)
         start = time.perf_counter()
         rows = module.run(settings)
@@ -67,14 +63,5 @@ def main(words: list[str]) -> None:
         print(f"{name}: {time.perf_counter() - start:.0f} s, {' and '.join(map(str, written))}\n", flush=True)
 
 
-def run(argv: list[str]) -> None:
-    """As launch.program.run, with words beside the flags."""
-    logging.set_verbosity(logging.WARNING)
-    try:
-        main(argv[1:])
-    except program.MENDABLE as error:
-        sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-    app.run(run)
+    program.run(main, words=True)

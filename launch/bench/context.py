@@ -26,12 +26,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from launch.bench import Plot, Row, Settings
+from launch.bench.papers import MODELS, TABLE, VOCABULARY, Gpt, Hardware
 
 NAME = "context"
 HELP = "longest context of GPT 1B to 70B on 1, 8, 32 and 64 devices, ours beside the published"
 PLOT = Plot(bars=("model",), values=("x memory-efficient",))
 
-VOCABULARY, HEAD_BLOCK = 50_432, 1024
+HEAD_BLOCK = 1024
 CHUNKS = (2048, 512)
 """Blocks of the published systems: their default, and the size that often needs less; the better one counts."""
 STEP = 1024
@@ -39,77 +40,6 @@ STEP = 1024
 TARGET = "h100"
 OURS, REVERSIBLE, RIVALS = "minimal", "reversible", ("vanilla", "memory-efficient", "published BPT")
 
-
-class Gpt(NamedTuple):
-    """A model of the paper's code; its feed-forward layer is 4 E wide."""
-
-    width: int
-    layers: int
-    heads: int
-
-    @property
-    def layer(self) -> int:
-        """Weights of one layer: four E x E and two E x 4E matrices, biases and norms."""
-        return 12 * self.width**2 + 9 * self.width
-
-    @property
-    def weights(self) -> int:
-        """All of them: layers, the last norm, embedding and head."""
-        return self.layers * self.layer + 2 * self.width + 2 * VOCABULARY * self.width
-
-
-MODELS = {
-    "1B": Gpt(2048, 24, 16),
-    "3B": Gpt(2560, 32, 32),
-    "7B": Gpt(4096, 32, 32),
-    "13B": Gpt(5120, 40, 40),
-    "30B": Gpt(7168, 48, 56),
-    "70B": Gpt(8192, 80, 64),
-}
-
-
-class Hardware(NamedTuple):
-    """Devices of one kind."""
-
-    devices: int
-    memory: int
-    """Bytes of each."""
-    title: str
-
-
-class Published(NamedTuple):
-    """Thousands of tokens (x 1024): vanilla, memory-efficient attention, BPT."""
-
-    vanilla: int
-    memory_efficient: int
-    bpt: int
-    source: str
-
-
-A100 = 80 * 10**9
-ONE, EIGHT, MANY, POD = (
-    Hardware(1, A100, "1 x 80 GB"),
-    Hardware(8, A100, "8 x 80 GB"),
-    Hardware(32, A100, "32 x 80 GB"),
-    Hardware(64, 32 * 10**9, "64 x 32 GB"),
-)
-RING, RECALLED = "arXiv 2310.01889, Table 3", "arXiv 2305.19370, Table 1, from memory, not confirmed"
-TABLE: dict[tuple[Hardware, str], Published | None] = {
-    (ONE, "1B"): Published(16, 64, 128, RECALLED),
-    (ONE, "3B"): Published(8, 16, 64, RECALLED),
-    (EIGHT, "1B"): None,
-    (EIGHT, "3B"): Published(4, 32, 64, RING),
-    (EIGHT, "7B"): Published(2, 16, 32, RING),
-    (EIGHT, "13B"): Published(2, 4, 16, RING),
-    (EIGHT, "30B"): Published(8, 16, 64, RECALLED),
-    (MANY, "7B"): Published(4, 64, 128, RING),
-    (MANY, "13B"): Published(4, 32, 64, RING),
-    (MANY, "30B"): None,
-    (MANY, "70B"): None,
-    (POD, "13B"): Published(4, 16, 32, RECALLED),
-    (POD, "30B"): Published(2, 4, 16, RECALLED),
-    (POD, "70B"): Published(1, 2, 8, RECALLED),
-}
 
 Stack = Callable[[Any, Any, Any], Any]
 """Stacked weights, x [1, L, E] and who sees whom -> y [1, L, E]."""
@@ -171,11 +101,12 @@ def _vanilla(weights: Any, x: Any) -> Any:
 def _memory_efficient(chunk: int, weights: Any, x: Any) -> Any:
     """The attention of published BPT, then the feed-forward layer of the whole row."""
     from agent import bpt
+    from agent.blockwise import merge, split
     from launch.bench import published
 
     q, k, v = bpt.project(weights, x)
-    blocks = (published._cut(a, chunk) for a in (q * q.shape[-1] ** -0.5, k, v))
-    return bpt.feed_forward(weights, x, published._join(published._attention(*blocks)))
+    blocks = (split(a, chunk) for a in (q * q.shape[-1] ** -0.5, k, v))
+    return bpt.feed_forward(weights, x, merge(published.attention(*blocks), x.shape[1]))
 
 
 def temporaries(stack: Stack, gpt: Gpt, length: int, sharding: Any = None) -> int:
@@ -190,8 +121,8 @@ def temporaries(stack: Stack, gpt: Gpt, length: int, sharding: Any = None) -> in
     from agent.attention import Visibility
 
     def layers(key: Any) -> Any:
-        keys = jax.random.split(key, gpt.layers)
-        return jax.vmap(lambda key: bpt.init_layer(key, gpt.width, gpt.heads, 4 * gpt.width, gpt.layers))(keys)
+        init = partial(bpt.init_layer, width=gpt.width, heads=gpt.heads, ffn_width=4 * gpt.width, depth=gpt.layers)
+        return jax.vmap(init)(jax.random.split(key, gpt.layers))
 
     def place(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

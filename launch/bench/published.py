@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from agent.blockwise import merge, split
+from agent.bpt import layer_norm
+
 if TYPE_CHECKING:
     from agent.bpt import LayerWeights
 
@@ -32,23 +35,23 @@ def published_layer(weights: "LayerWeights", x: Array, chunk: int) -> Array:
     if length % chunk:
         raise ValueError(f"chunk: expected a divisor of the {length} tokens, got {chunk}")
     heads, head, _ = weights.out.shape
-    h = _norm(x, weights.norm1_scale, weights.norm1_bias)
+    h = layer_norm(x, weights.norm1_scale, weights.norm1_bias)
     matrices = jnp.split(weights.qkv.reshape(width, -1), 3, axis=1)
-    q, k, v = (_cut((h @ matrix).reshape(batch, length, heads, head), chunk) for matrix in matrices)
-    attended = _join(_attention(q * head**-0.5, k, v))
+    q, k, v = (split((h @ matrix).reshape(batch, length, heads, head), chunk) for matrix in matrices)
+    attended = merge(attention(q * head**-0.5, k, v), length)
     x = x + attended.reshape(batch, length, -1) @ weights.out.reshape(-1, width)
 
     @_remat
     def feed_forward(_: None, x: Array) -> tuple[None, Array]:
-        h = _norm(x, weights.norm2_scale, weights.norm2_bias)
+        h = layer_norm(x, weights.norm2_scale, weights.norm2_bias)
         h = jax.nn.gelu(h @ weights.ffn_in + weights.ffn_in_bias[None, None], approximate=True)
         return None, h @ weights.ffn_out + weights.ffn_out_bias[None, None]
 
-    _, added = lax.scan(feed_forward, None, _cut(x, chunk))
-    return x + _join(added)
+    _, added = lax.scan(feed_forward, None, split(x, chunk))
+    return x + merge(added, length)
 
 
-def _attention(q: Array, k: Array, v: Array) -> Array:
+def attention(q: Array, k: Array, v: Array) -> Array:
     """[n, B, C, H, D] three times -> the same, by a running maximum, sum and weighted sum over blocks of keys."""
     n, batch, chunk, heads, _ = q.shape
     indices = jnp.arange(n)
@@ -77,20 +80,3 @@ def _attention(q: Array, k: Array, v: Array) -> Array:
 
     _, attended = lax.scan(of_queries, None, (q, indices))
     return attended
-
-
-def _norm(x: Array, scale: Array, bias: Array) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    normed = centred * lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-    return normed * scale[None, None] + bias[None, None]
-
-
-def _cut(x: Array, chunk: int) -> Array:
-    """[B, L, ...] -> [n, B, chunk, ...]."""
-    return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
-
-
-def _join(x: Array) -> Array:
-    """[n, B, chunk, ...] -> [B, L, ...]."""
-    x = x.swapaxes(0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
