@@ -65,9 +65,8 @@ def unbroken(data_dir, tmp_path_factory):
 
 
 def test_a_forecast_prints_and_writes_nothing_and_auto_takes_what_the_data_have(data_dir, tmp_path):
-    done = run(
-        "train_offline", *TINY, f"--data_dir={data_dir}", f"--out={tmp_path / 'run'}", "--trajs=auto", "--forecast"
-    )
+    out = tmp_path / "run"
+    done = run("train_offline", *TINY, f"--data_dir={data_dir}", f"--out={out}", "--trajs=auto", "--forecast")
     assert done.returncode == 0, done.stderr
     # Eight of ten trajectories are trained on: seven show two steps, the last shows eight; two rows.
     assert "--trajs auto: 8, of 8 trajectories" in done.stdout
