@@ -67,7 +67,10 @@ def site(seed: Array, number: int) -> Array:
 
 
 def count(size: int, axis: int, rank: int, first: Array | int = 0) -> Array:
-    """first, first + 1, ... along one axis of a rank-`rank` array, the other axes being 1; int32."""
+    """first, first + 1, ... along one axis of a rank-`rank` array, the other axes being 1; int32.
+
+    first: a scalar, or an array of that rank.
+    """
     shape = [1] * rank
     shape[axis] = size
     return lax.broadcasted_iota(jnp.int32, shape, axis) + jnp.asarray(first, jnp.int32)
@@ -113,7 +116,7 @@ def dropout(x: Array, rate: float, seed: Array | None, first: Array | int = 0) -
 
 
 def rotate(x: Array, positions: Array) -> Array:
-    """[B, Q, H, D], [1, Q, 1, 1] int32 -> [B, Q, H, D]: rotary position embedding (arXiv 2104.09864, equation 34).
+    """[B, Q, H, D], [B or 1, Q, 1, 1] int32 -> [B, Q, H, D]: rotary position embedding (arXiv 2104.09864, equation 34).
 
     Feature d and feature d + D / 2 turn together, by the angle position / 10000^(2 d / D). Raises ValueError: odd D.
     """

@@ -71,7 +71,7 @@ def project(weights: LayerWeights, x: Array, first: Array | int | None = None) -
     """[B, Q, E] -> queries [B, Q, H, D], keys and values [B, Q, G, D].
 
     Args:
-      first: position of x[:, 0] in its row for rotary embeddings; None for none.
+      first: position of x[:, 0] in its row for rotary embeddings, a scalar or [B]; None for none.
     """
     heads = weights.out.shape[0]
     kv_heads = (weights.qkv.shape[1] - heads) // 2
@@ -80,7 +80,7 @@ def project(weights: LayerWeights, x: Array, first: Array | int | None = None) -
     qkv = qkv.reshape(*x.shape[:2], *weights.qkv.shape[1:])
     q, k, v = qkv[:, :, :heads], qkv[:, :, heads : heads + kv_heads], qkv[:, :, heads + kv_heads :]
     if first is not None:
-        positions = count(x.shape[1], 1, 4, first)
+        positions = count(x.shape[1], 1, 4, jnp.reshape(first, (-1, 1, 1, 1)))
         q, k = rotate(q, positions), rotate(k, positions)
     return q, k, v
 

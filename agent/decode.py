@@ -27,7 +27,7 @@ def whole_blocks(slots: int, chains: int, kv_heads: int, head: int, bytes_each: 
 
 
 def attend(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """[B, Q, H, D], [B, G, C, D] twice, bool [1, Q, C] -> [B, Q, H, D]: what `attention.cached_attention` gives.
+    """[B, Q, H, D], [B, G, C, D] twice, bool [B or 1, Q, C] -> [B, Q, H, D]: `attention.cached_attention`.
 
     On a CPU a long cache is read block by block with a running maximum (arXiv 2112.05682, section 3), from the first
     slot that the mask shows to the last: slots that are not filled yet cost nothing.
@@ -46,7 +46,7 @@ def attend(q: Array, keys: Array, values: Array, mask: Array) -> Array:
 
 
 def _in_blocks(q: Array, keys: Array, values: Array, mask: Array, block: int) -> Array:
-    """[B, G, R, D], [B, G, C, D] twice, bool [1, 1, R, C] -> [B, G, R, D]; q is scaled."""
+    """[B, G, R, D], [B, G, C, D] twice, bool [B or 1, 1, R, C] -> [B, G, R, D]; q is scaled."""
     seen = mask.any((0, 1, 2))
     first = jnp.argmax(seen) // block
     end = (len(seen) - jnp.argmax(seen[::-1]) + block - 1) // block

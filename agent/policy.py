@@ -3,7 +3,8 @@
 Nothing is ever run twice. With keep = 0 the cache holds every token of the latest trajectories as it was played. With
 keep > 0 the current trajectory lies in a ring of its latest steps, and when it ends its kept steps, cut by the rule
 of the training chains (data/chain.py), are appended to the context once. Both equal one forward pass over the
-finished chain under the mask of training: tests/test_parity.py.
+finished chain under the mask of training: tests/test_parity.py. Chains act in lockstep; one whose episode ends before
+the others waits, and what is written for it meanwhile is no token of its chain.
 """
 
 from functools import partial
@@ -62,6 +63,15 @@ class Slots(NamedTuple):
         return (trajectory % self.trajs) * self.keep * self.kinds
 
 
+class Clock(NamedTuple):
+    """Where in their chains the new tokens of a step stand; int32."""
+
+    trajectory: np.ndarray  # []
+    timestep: np.ndarray  # []
+    positions: np.ndarray  # [B]: place of the first new token
+    real: np.ndarray  # [B]: how many of the new tokens are its own: fewer, or none, where an episode has ended
+
+
 def _embed_before(weights: Weights, inputs: Array, timestep: Array) -> Array:
     """[B, 1 + O + A + 2]: target, observation, previous action, reward and completion -> [B, k, E]."""
     observation_size, action_size = weights.tokens.observation.shape[0], weights.tokens.action.shape[0]
@@ -88,50 +98,46 @@ def _embed_after(weights: Weights, inputs: Array, timestep: Array) -> Array:
 
 @partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
 def _before_action(
-    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Array
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Clock
 ) -> tuple[Array, Cache]:
-    """inputs of `_embed_before`; clock [3]: position of the first new token, trajectory, timestep -> actions [B, A]."""
-    position, trajectory, timestep = clock
-    x = _embed_before(weights, inputs, timestep)
-    slot = slots.of_step(trajectory, timestep)
-    x, cache = transformer.extend(weights, config, cache, x, position, trajectory, slot)
+    """inputs of `_embed_before` -> actions [B, A]."""
+    x = _embed_before(weights, inputs, clock.timestep)
+    slot = slots.of_step(clock.trajectory, clock.timestep)
+    x, cache = transformer.extend(weights, config, cache, x, clock.positions, clock.real, clock.trajectory, slot)
     return transformer.actions_at(weights, x[:, -1]), cache
 
 
 @partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
 def _after_action(
-    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Array
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, inputs: Array, clock: Clock
 ) -> Cache:
-    """inputs of `_embed_after`; clock as above."""
-    position, trajectory, timestep = clock
-    x = _embed_after(weights, inputs, timestep)
-    slot = slots.of_step(trajectory, timestep) + slots.kinds - x.shape[1]
-    return transformer.extend(weights, config, cache, x, position, trajectory, slot)[1]
+    """inputs of `_embed_after`."""
+    x = _embed_after(weights, inputs, clock.timestep)
+    slot = slots.of_step(clock.trajectory, clock.timestep) + slots.kinds - x.shape[1]
+    return transformer.extend(weights, config, cache, x, clock.positions, clock.real, clock.trajectory, slot)[1]
 
 
 @partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
 def _between_actions(
-    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, after: Array, before: Array, clock: Array
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, after: Array, before: Array, clock: Clock
 ) -> tuple[Array, Cache]:
     """`_after_action` of the step before and `_before_action` in one: weights and cache are read once."""
-    position, trajectory, timestep = clock
-    last = _embed_after(weights, after, timestep - 1)
-    x = jnp.concatenate([last, _embed_before(weights, before, timestep)], axis=1)
-    slot = slots.of_step(trajectory, timestep) - last.shape[1]
-    x, cache = transformer.extend(weights, config, cache, x, position, trajectory, slot)
+    last = _embed_after(weights, after, clock.timestep - 1)
+    x = jnp.concatenate([last, _embed_before(weights, before, clock.timestep)], axis=1)
+    slot = slots.of_step(clock.trajectory, clock.timestep) - last.shape[1]
+    x, cache = transformer.extend(weights, config, cache, x, clock.positions, clock.real, clock.trajectory, slot)
     return transformer.actions_at(weights, x[:, -1]), cache
 
 
 @partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
 def _remember(
-    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, steps: tokens.StepInputs, clock: Array
+    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, steps: tokens.StepInputs, clock: Clock
 ) -> Cache:
     """Append the kept steps [B, keep] of a finished trajectory to the context and empty the ring."""
-    position, trajectory, _ = clock
-    cache = cache._replace(positions=cache.positions.at[slots.past :].set(transformer.EMPTY))
+    cache = cache._replace(positions=cache.positions.at[:, slots.past :].set(transformer.EMPTY))
     x = tokens.embed(weights.tokens, steps)
-    slot = slots.of_kept(trajectory)
-    return transformer.extend(weights, config, cache, x, position, trajectory, slot)[1]
+    slot = slots.of_kept(clock.trajectory)
+    return transformer.extend(weights, config, cache, x, clock.positions, clock.real, clock.trajectory, slot)[1]
 
 
 class CachedPolicy:
@@ -161,10 +167,12 @@ class CachedPolicy:
         """Forget everything: the next episode is the first of its chain."""
         self._cache = transformer.empty_cache(self._config, self._chains, self._slots.total)
         self._rng = np.random.default_rng(self._seed)
-        self._position, self._trajectory = 0, -1
+        self._positions, self._trajectory = np.zeros(self._chains, np.int32), -1
         self._completed = np.zeros(self._chains, bool)
+        """Whether the latest episode reached its target."""
         self._unread: np.ndarray | None = None
         """What the last action earned, where its tokens are not in the cache yet."""
+        self._unread_real = np.zeros(self._chains, np.int32)
         self._played: list[list[Attempt]] = []
         self._observations: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
@@ -178,10 +186,12 @@ class CachedPolicy:
         self._timestep = 0
         self._target_return = target_return
         self._earned = np.zeros(self._chains)
+        self._lengths = np.zeros(self._chains, np.int32)
+        self._alive = np.ones(self._chains, bool)
         self._observations, self._actions, self._rewards = [], [], []
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """[B, O] -> [B, A], the action after everything seen so far."""
+        """[B, O] -> [B, A], the action after everything seen so far; anything for a chain that waits."""
         first = self._timestep == 0
         inputs = np.empty((self._chains, 1 + observations.shape[1] + self._action_size + 2), np.float32)
         size = 1 + observations.shape[1]
@@ -193,64 +203,75 @@ class CachedPolicy:
         if self._unread is not None and not self._slots.follows(self._timestep):
             self._read()
         fixed = self._weights, self._config, self._slots, self._cache
+        real = self._alive * np.int32(self._slots.kinds - tokens.tokens_after_action(self._config.tokens))
         if self._unread is None:
-            actions, self._cache = _before_action(*fixed, inputs, self._clock())
+            actions, self._cache = _before_action(*fixed, inputs, self._clock(self._timestep, real))
         else:
-            clock = self._clock(-tokens.tokens_after_action(self._config.tokens))
+            real += self._unread_real
+            clock = self._clock(self._timestep, real)
             actions, self._cache = _between_actions(*fixed, self._unread, inputs, clock)
             self._unread = None
+        self._positions += real
         self._observations.append(observations)
         self._actions.append(np.asarray(actions))
         return self._actions[-1]
 
-    def observe(self, rewards: np.ndarray, last: bool) -> None:
-        """[B]: what the actions earned, in environment units; last: the episodes end with it."""
+    def observe(self, rewards: np.ndarray, last: np.ndarray) -> None:
+        """[B]: what the actions earned, in environment units, and whether the episodes end with it.
+
+        Entries of a chain whose episode has ended before are not read.
+        """
+        rewards = np.where(self._alive, rewards, 0.0).astype(np.float32)
         self._rewards.append(rewards)
         self._earned = self._earned + rewards
-        self._completed = np.zeros(self._chains, bool)
-        if last and self._rules.completion:
-            self._completed = reached(self._earned, np.full(self._chains, self._target_return))
-        if tokens.tokens_after_action(self._config.tokens):
+        ends = self._alive & last
+        completes = ends & self._rules.completion & reached(self._earned, np.full(self._chains, self._target_return))
+        self._completed = np.where(self._timestep == 0, completes, self._completed | completes)
+        if after := tokens.tokens_after_action(self._config.tokens):
             earned = self._scaling.scale_rewards(rewards)[:, None]
-            self._unread = np.concatenate(
-                [self._actions[-1], earned, self._completed[:, None]], axis=1, dtype=np.float32
-            )
-        self._position += self._slots.kinds
+            self._unread = np.concatenate([self._actions[-1], earned, completes[:, None]], axis=1, dtype=np.float32)
+            self._unread_real = self._alive * np.int32(after)
+        self._lengths += self._alive
+        self._alive = self._alive & ~ends
         self._timestep += 1
-        if last and self._unread is not None:
+        if not self._alive.any() and self._unread is not None:
             self._read()
 
     def _read(self) -> None:
         """Write the tokens of the last action and of what it earned into the cache."""
         fixed = self._weights, self._config, self._slots, self._cache
-        clock = self._clock(-tokens.tokens_after_action(self._config.tokens))
-        clock[2] -= 1
-        self._cache = _after_action(*fixed, self._unread, clock)
+        self._cache = _after_action(*fixed, self._unread, self._clock(self._timestep - 1, self._unread_real))
+        self._positions += self._unread_real
         self._unread = None
 
-    def _clock(self, kind: int = 0) -> np.ndarray:
-        return np.array([self._position + kind, self._trajectory, self._timestep], np.int32)
+    def _clock(self, timestep: int, real: np.ndarray) -> Clock:
+        trajectory, now = (np.asarray(number, np.int32) for number in (self._trajectory, timestep))
+        return Clock(trajectory, now, self._positions.copy(), real)
 
     def _keep_finished(self) -> None:
         """Cut the episodes just played as the training chains cut theirs, and append them to the context."""
-        trajectories = zip(
-            np.stack(self._observations, 1),
-            np.stack(self._actions, 1),
-            np.stack(self._rewards, 1),
-            strict=True,
-        )
-        self._played = [*self._played[-1:], [Attempt.of(Trajectory(*arrays)) for arrays in trajectories]]
+        arrays = (np.stack(each, 1) for each in (self._observations, self._actions, self._rewards))
+        attempts = [
+            Attempt.of(Trajectory(*(each[:length] for each in of_chain)))
+            for length, *of_chain in zip(self._lengths, *arrays, strict=True)
+        ]
+        self._played = [*self._played[-1:], attempts]
         cuts = []
         for chain in zip(*self._played, strict=True):
             steps = cut_past(chain, self._rules, self._slots.keep, self._target_return, self._rng)
             latest = steps.trajectories == len(chain) - 1
             cuts.append(type(steps)(*(values[latest] for values in steps)).scaled(self._scaling))
-        self._position -= len(self._rewards) * self._slots.kinds
+        counts = np.array([len(cut.timesteps) for cut in cuts], np.int32)
+        self._positions -= self._lengths * np.int32(self._slots.kinds)
+
+        def padded(values: np.ndarray) -> np.ndarray:
+            return np.pad(values, [(0, self._slots.keep - len(values))] + [(0, 0)] * (values.ndim - 1))
+
         inputs: dict[str, Any] = {
-            name: np.stack([getattr(cut, name) for cut in cuts]) for name in tokens.StepInputs._fields
+            name: np.stack([padded(getattr(cut, name)) for cut in cuts]) for name in tokens.StepInputs._fields
         }
-        clock = np.array([self._position, self._trajectory, 0], np.int32)
+        real = counts * np.int32(self._slots.kinds)
         self._cache = _remember(
-            self._weights, self._config, self._slots, self._cache, tokens.StepInputs(**inputs), clock
+            self._weights, self._config, self._slots, self._cache, tokens.StepInputs(**inputs), self._clock(0, real)
         )
-        self._position += self._slots.keep * self._slots.kinds
+        self._positions += real

@@ -96,7 +96,7 @@ def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: A
 
 
 EMPTY = 2**30
-"""The place of no token: after every other, so that no query sees it."""
+"""The place of no token: after every other, so that no token sees it."""
 
 
 class Cache(NamedTuple):
@@ -104,7 +104,7 @@ class Cache(NamedTuple):
 
     keys: tuple[Array, ...]  # [B, G, C, D] of every layer; apart, so that XLA updates them in place
     values: tuple[Array, ...]
-    positions: Array  # [C] int32: place of the token in its chain; EMPTY where there is none
+    positions: Array  # [B, C] int32: place of the token in its chain; EMPTY where there is none
     trajectories: Array  # [C] int32: trajectory of the token
 
 
@@ -116,7 +116,7 @@ def empty_cache(config: ModelConfig, chains: int, slots: int) -> Cache:
     return Cache(
         keys=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)),
         values=tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers)),
-        positions=jnp.full(slots, EMPTY, jnp.int32),
+        positions=jnp.full((chains, slots), EMPTY, jnp.int32),
         trajectories=jnp.zeros(slots, jnp.int32),
     )
 
@@ -127,24 +127,29 @@ def extend(
     cache: Cache,
     x: Array,
     position: Array,
+    real: Array,
     trajectory: Array,
     slot: Array,
 ) -> tuple[Array, Cache]:
     """Q new tokens of one trajectory, next in their chains: x [B, Q, E] -> ([B, Q, E], cache that holds them too).
 
-    position, trajectory, slot: int32 scalars: place in the chain of the first new token, its trajectory, and where
-    in the cache the Q tokens lie side by side; no token that is still visible may lie there.
+    Args:
+      position, real: [B] int32: place in each chain of its first new token, and how many of the Q are tokens of the
+        chain; those behind them are nothing, and no token ever sees them.
+      trajectory, slot: int32 scalars: the trajectory of the tokens, and where in the cache the Q lie side by side; no
+        token that is still visible may lie there.
     """
     x = x.astype(config.dtype)
-    positions = position + jnp.arange(x.shape[1], dtype=jnp.int32)
-    trajectories = jnp.broadcast_to(trajectory, positions.shape)
+    number = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+    positions = jnp.where(number < real[:, None], position[:, None] + number, EMPTY)
+    trajectories = jnp.broadcast_to(trajectory, x.shape[1:2])
     cache = cache._replace(
-        positions=lax.dynamic_update_slice(cache.positions, positions, (slot,)),
+        positions=lax.dynamic_update_slice(cache.positions, positions, (0, slot)),
         trajectories=lax.dynamic_update_slice(cache.trajectories, trajectories, (slot,)),
     )
     mask = visible(
-        positions[None, :, None],
-        cache.positions[None, None, :],
+        positions[:, :, None],
+        cache.positions[:, None, :],
         trajectories[None, :, None],
         cache.trajectories[None, None, :],
         window=window_in_tokens(config),

@@ -27,8 +27,11 @@ class Policy(Protocol):
     def act(self, observations: np.ndarray) -> np.ndarray:
         """[B, O] float32 -> actions [B, A] float32 in [-1, 1]."""
 
-    def observe(self, rewards: np.ndarray, last: bool) -> None:
-        """[B] float32, environment units: what the actions earned, and whether the episodes end here."""
+    def observe(self, rewards: np.ndarray, last: np.ndarray) -> None:
+        """[B] float32, environment units: what the actions earned; [B] bool: whether the episodes end with it.
+
+        An episode that has ended waits for the others: until then nothing is asked of its chain that counts.
+        """
 
 
 class Outcome(NamedTuple):
@@ -119,8 +122,8 @@ def _episodes(
     target_return: float,
     seed: int,
     forget: bool,
-) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Play lanes side by side; after each episode: its number, the returns of the lanes, its length."""
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Play lanes side by side; after each episode: its number, returns and lengths of the lanes."""
     envs = [make_env() for _ in starts]
     policy = make_policy(len(starts))
     policy.reset()
@@ -133,7 +136,7 @@ def _episodes(
         env.close()
 
 
-def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, int]]:
+def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """Every job in a process of its own; what `_episodes` yields, as it comes, behind the number of its job."""
     context = multiprocessing.get_context("spawn")  # JAX and fork do not mix
     messages = context.Queue()
@@ -173,21 +176,16 @@ def _work(messages: Any, number: int, job: Job) -> None:
         messages.put(error)
 
 
-def _episode(envs: list[gymnasium.Env], policy: Policy, seeds: list[int]) -> tuple[np.ndarray, int]:
+def _episode(envs: list[gymnasium.Env], policy: Policy, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """One episode in every environment -> returns and lengths; those that end early wait for the rest."""
     observations = np.array([env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)])
-    total, length, ended = np.zeros(len(envs)), 0, False
-    while not ended:
+    totals, lengths, alive = np.zeros(len(envs)), np.zeros(len(envs), np.int64), np.ones(len(envs), bool)
+    while alive.any():
         actions = policy.act(observations)
-        steps = [env.step(action) for env, action in zip(envs, actions, strict=True)]
-        observations = np.array([step[0] for step in steps])
-        rewards = np.array([step[1] for step in steps], np.float32)
-        ends = [bool(step[2] or step[3]) for step in steps]
-        ended = ends[0]
-        if ends.count(ended) < len(ends):
-            raise NotImplementedError(
-                "rollout: expected all episodes played side by side to end at the same step, got different "
-                "lengths; evaluate with one chain at a time (--chains 1)"
-            )
-        policy.observe(rewards, ended)
-        total, length = total + rewards, length + 1
-    return total, length
+        rewards, last = np.zeros(len(envs), np.float32), np.zeros(len(envs), bool)
+        for lane in np.flatnonzero(alive):
+            observations[lane], rewards[lane], terminated, truncated, _ = envs[lane].step(actions[lane])
+            last[lane] = terminated or truncated
+        policy.observe(rewards, last)
+        totals, lengths, alive = totals + rewards, lengths + alive, alive & ~last
+    return totals, lengths

@@ -93,7 +93,7 @@ def test_a_policy_acts_alike_whether_its_cache_is_read_in_blocks_or_at_once(monk
             policy.begin(9.0)
             for t in range(9):
                 actions.append(policy.act(rng.normal(size=(2, 3)).astype(np.float32)))
-                policy.observe(rng.uniform(size=2).astype(np.float32), t == 8)
+                policy.observe(rng.uniform(size=2).astype(np.float32), np.full(2, t == 8))
         return np.array(actions)
 
     np.testing.assert_allclose(act(2 * 2 * 8 * 4 * 8), act(2**20), atol=2e-6)

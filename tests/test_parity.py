@@ -16,19 +16,25 @@ SCALING = Scaling(np.array([0.1, 0.2, -0.3], np.float32), np.array([1, 2, 0.5], 
 RULES = ChainRules()
 
 
-def play(policy, rng):
-    """A made-up world: observations and rewards from rng -> arrays [episodes, chains, T, ...]."""
+EQUAL = np.full((EPISODES, CHAINS), T)
+EARLY = np.array([[12, 5], [2, 7], [9, 9], [1, 12], [12, 12]])
+"""Steps of every episode: chains wait for one another, some episodes are shorter than what is kept of them."""
+
+
+def play(policy, rng, lengths=EQUAL):
+    """A made-up world: observations and rewards from rng -> [episodes][chains] of arrays [steps, ...]."""
     played = []
-    for _ in range(EPISODES):
+    for ends in lengths:
         policy.begin(TARGET)
         steps = []
-        for t in range(T):
+        for t in range(ends.max()):
             observations = rng.normal(size=(CHAINS, O)).astype(np.float32)
             actions = policy.act(observations)
             rewards = rng.uniform(0, 1.5, CHAINS).astype(np.float32)
-            policy.observe(rewards, t == T - 1)
+            policy.observe(rewards, ends == t + 1)
             steps.append((observations, actions, rewards))
-        played.append([np.stack(arrays, 1) for arrays in zip(*steps, strict=True)])
+        arrays = [np.stack(each, 1) for each in zip(*steps, strict=True)]
+        played.append([[each[c][: ends[c]] for each in arrays] for c in range(CHAINS)])
     return played
 
 
@@ -39,7 +45,7 @@ def select(steps, which):
 def chains_as_trained(played, keep):
     """For every episode and chain, the steps of the chain up to its end as training lays them out."""
     rng = np.random.default_rng(0)  # the policy's own, of seed 0
-    attempts = [[Attempt.of(Trajectory(*(array[c] for array in episode))) for c in range(CHAINS)] for episode in played]
+    attempts = [[Attempt.of(Trajectory(*arrays)) for arrays in episode] for episode in played]
     kept = [[] for _ in range(CHAINS)]
     for e in range(EPISODES):
         for c in range(CHAINS):
@@ -71,6 +77,7 @@ def as_batch(parts):
 
 
 @pytest.mark.parametrize("layout", ["fused", "interleaved"])
+@pytest.mark.parametrize("lengths", [EQUAL, EARLY], ids=["equal lengths", "early ends"])
 @pytest.mark.parametrize(
     ("keep", "window", "trajs"),
     [(0, 0, EPISODES), (0, 5, 2), (2 * T, 5, 3), (3, 0, EPISODES), (3, 5, EPISODES), (3, 5, 2), (3, 5, 1)],
@@ -84,7 +91,7 @@ def as_batch(parts):
         "no past",
     ],
 )
-def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(layout, keep, window, trajs):
+def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(layout, keep, window, trajs, lengths):
     special = {"kv_heads": 1, "rope": True, "reversible": layout == "fused"} if keep == 3 else {}
     config = ModelConfig(
         tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla", **special
@@ -93,16 +100,16 @@ def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(l
     # Large weights for the completion flag and the head, or a fault there would not show.
     weights = weights._replace(tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head)
     policy = CachedPolicy(weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=CHAINS, seed=0)
-    played = play(policy, np.random.default_rng(5))
-    returns = np.array([episode[2].sum(-1) for episode in played])
+    played = play(policy, np.random.default_rng(5), lengths)
+    returns = np.array([[arrays[2].sum() for arrays in episode] for episode in played])
     assert (returns >= TARGET).any(), "some episodes must complete"
     assert (returns < TARGET).any(), "and some must not"
     predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
     # With nothing of the past in sight, whether it was cut makes no difference.
     for e, c, parts in chains_as_trained(played, keep if trajs > 1 else 0):
         length = sum(len(part.timesteps) for part in parts)
-        predicted = np.asarray(predict(as_batch(parts)))[0, length - T : length]
-        np.testing.assert_allclose(played[e][1][c], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
+        predicted = np.asarray(predict(as_batch(parts)))[0, length - lengths[e, c] : length]
+        np.testing.assert_allclose(played[e][c][1], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
 
 
 def test_reset_forgets_everything():
@@ -113,5 +120,5 @@ def test_reset_forgets_everything():
     second = play(policy, np.random.default_rng(5))
     policy.reset()
     again = play(policy, np.random.default_rng(5))
-    np.testing.assert_array_equal(first[0][1], again[0][1])
-    assert np.abs(first[0][1] - second[0][1]).max() > 1e-4
+    np.testing.assert_array_equal(first[0][0][1], again[0][0][1])
+    assert np.abs(first[0][0][1] - second[0][0][1]).max() > 1e-4

@@ -43,7 +43,7 @@ class Remembering:
         return observations + self.remembered
 
     def observe(self, rewards, last):
-        self.log.append(last)
+        self.log.append(last.tolist())
 
 
 play_chains = functools.partial(play, context=True)
@@ -74,17 +74,33 @@ def test_the_policy_is_told_the_target_and_the_last_step():
         return policies[-1]
 
     play_chains(Counting, make, processes=1, **{**SHARED, "chains": 1, "episodes": 2})
-    assert policies[0].log == [5.0, False, False, True] * 2
+    assert policies[0].log == [5.0, [False], [False], [True]] * 2
 
 
 def test_every_episode_has_its_own_initial_state():
     assert len(np.unique(SEEDS)) == SEEDS.size
 
 
-def test_episodes_of_different_length_side_by_side_are_refused():
-    lengths = iter([3, 4])
-    with pytest.raises(NotImplementedError, match="different lengths"):
-        play_chains(lambda: Counting(next(lengths)), Remembering, processes=1, **{**SHARED, "chains": 2})
+class Falling(Counting):
+    """Ends after as many steps as the last digit of its seed says, and may not be stepped again."""
+
+    def step(self, action):
+        assert self.t < self.length, "stepped after its end"
+        return super().step(action)
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.length = self.seed % 10 + 1
+        return found
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_episodes_that_end_early_wait_and_earn_nothing_meanwhile(processes):
+    outcome = play_chains(Falling, Remembering, processes=processes, **SHARED)
+    lengths = SEEDS % 10 + 1
+    assert (lengths[:2] != lengths[1:]).any(), "chains must differ in length"
+    np.testing.assert_array_equal(outcome.lengths, lengths)
+    np.testing.assert_array_equal(outcome.returns, lengths * (SEEDS + np.arange(4)))
 
 
 class Failing(Remembering):

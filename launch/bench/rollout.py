@@ -271,12 +271,12 @@ def cached(context: Context, seed: int) -> timing.Thunk:
     model = context.model
     weights = transformer.unstack(transformer.init_weights(jax.random.key(seed), model, *_sizes()))
     cache = transformer.empty_cache(model, 1, context.tokens)
-    places = jnp.arange(len(cache.positions), dtype=jnp.int32)
-    state = [cache._replace(positions=places, trajectories=places * model.trajs // len(places))]
-    x, first = jnp.ones((1, 4, model.width)), jnp.int32(context.tokens - 4)
+    places = jnp.arange(len(cache.trajectories), dtype=jnp.int32)
+    state = [cache._replace(positions=places[None], trajectories=places * model.trajs // len(places))]
+    x, first, new = jnp.ones((1, 4, model.width)), jnp.int32(context.tokens - 4), jnp.full(1, 4, jnp.int32)
 
     def step(weights: transformer.Weights, cache: "Cache") -> Any:
-        x_new, cache = transformer.extend(weights, model, cache, x, first, jnp.int32(model.trajs - 1), first)
+        x_new, cache = transformer.extend(weights, model, cache, x, first[None], new, jnp.int32(model.trajs - 1), first)
         return transformer.actions_at(weights, x_new[:, -1]), cache
 
     compiled = jax.jit(step, donate_argnums=1)
