@@ -12,6 +12,8 @@ REMATS = ("output", "input", "minimal")
 KERNELS = ("auto", "xla", "cudnn", "tokamax", "splash")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
+BASELINES = ("bc", "bc10", "rvs")
+METHODS = ("at", "dt", *BASELINES)
 
 
 def number(default: Any, help: str, choices: tuple[str, ...] = (), auto: bool = False) -> Any:
@@ -36,6 +38,13 @@ def _check(config: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]
 class ModelConfig:
     """The Agentic Transformer. Sizes default to the paper's (arXiv 2305.16554, Table 5)."""
 
+    method: str = number(
+        "at",
+        "at: Agentic Transformer; dt: Decision Transformer, the same with one trajectory in context; without context, "
+        "multi-layer perceptrons of --layers of --width: bc: behaviour cloning, bc10: on the best tenth of the "
+        "trajectories, rvs: conditioned on the return.",
+        METHODS,
+    )
     tokens: str = number(
         "interleaved",
         "Token layout. interleaved: target return, observation, action, reward (4 tokens a step); "
@@ -84,8 +93,8 @@ class ModelConfig:
     )
     trajs: int = number(
         32,
-        "Trajectories in a chain: a step attends to its own and to the trajs - 1 before it; auto is the most that fit "
-        "this machine and the data.",
+        "Trajectories in a chain, and episodes of a chain in rollouts: a step attends to its own and to the trajs - 1 "
+        "before it, of methods other than at to its own; auto is the most that fit this machine and the data.",
         auto=True,
     )
     dtype: str = number("float32", "What activations are computed in; weights and statistics stay float32.", DTYPES)
@@ -104,6 +113,11 @@ class ModelConfig:
             raise ValueError(f"--every: expected 0 or 1, but for bpt layers of one stream, got {self.every}")
         if self.dropout >= 1:
             raise ValueError(f"--dropout: expected a share below 1, got {self.dropout}")
+
+    @property
+    def context(self) -> int:
+        """Trajectories in a context."""
+        return self.trajs if self.method == "at" else 1
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from agent import transformer
+from agent import network
+from agent.baselines import Perceptron
 from agent.config import ModelConfig, OptimizerConfig
 from agent.losses import action_error
-from agent.transformer import Weights
+from agent.network import Weights
 from data.trajectory import Batch
 
 Metrics = dict[str, Array]
@@ -58,6 +59,9 @@ def matrices(weights: Weights) -> Weights:
     """For every array its Muon axes, or None where AdamW is used: one orthogonalised matrix per layer."""
     axes = optax.contrib.MuonDimensionNumbers
     none = jax.tree.map(lambda _: None, weights)
+    if isinstance(weights, Perceptron):
+        hidden = axes(reduction_axis=0, output_axis=1)
+        return none._replace(matrices=(*(hidden for _ in weights.matrices[:-1]), None))
     layers = none.layers._replace(
         qkv=axes(reduction_axis=1, output_axis=(2, 3)),
         out=axes(reduction_axis=(1, 2), output_axis=3),
@@ -73,7 +77,7 @@ def matrices(weights: Weights) -> Weights:
 def init_state(
     key: Array, config: ModelConfig, optimizer: OptimizerConfig, observation_size: int, action_size: int
 ) -> TrainState:
-    weights = transformer.init_weights(key, config, observation_size, action_size)
+    weights = network.init_weights(key, config, observation_size, action_size)
     return TrainState(weights, make_optimizer(optimizer).init(weights), jnp.zeros((), jnp.int32))
 
 
@@ -88,7 +92,7 @@ def make_train_step(
     rule, schedule = make_optimizer(optimizer), learning_rate(optimizer)
 
     def loss_sum(weights: Weights, part: Batch, dropout_seed: Array | None) -> Array:
-        predicted = transformer.predict(weights, config, part, dropout_seed)
+        predicted = network.predict(weights, config, part, dropout_seed)
         return action_error(predicted, part.actions, part.loss_weights)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -122,7 +126,7 @@ def make_error(config: ModelConfig) -> Callable[[Weights, Batch], Array]:
     """-> error(weights, batch): mean squared action error, without dropout; what is held out is measured with it."""
 
     def error(weights: Weights, batch: Batch) -> Array:
-        predicted = transformer.predict(weights, config, batch)
+        predicted = network.predict(weights, config, batch)
         total = jnp.maximum(jnp.sum(batch.loss_weights), 1.0)
         return action_error(predicted, batch.actions, batch.loss_weights) / total
 

@@ -7,6 +7,7 @@ finished chain under the mask of training: tests/test_parity.py. Chains act in l
 the others waits, and what is written for it meanwhile is no token of its chain.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,9 +19,12 @@ from jax import Array
 from agent import tokens, transformer
 from agent.config import ModelConfig
 from agent.transformer import Cache, Weights
-from data.chain import Attempt, ChainRules, cut_past, reached
+from data.chain import Attempt, ChainRules, Steps, cut_past, order, reached
 from data.scaling import Scaling
 from data.trajectory import Trajectory
+
+PREFILL = 64
+"""Steps of a prompt that enter the context at once, where it holds whole trajectories."""
 
 
 class Slots(NamedTuple):
@@ -36,7 +40,7 @@ class Slots(NamedTuple):
     def of(cls, config: ModelConfig, keep: int, episode_length: int) -> "Slots":
         # One step more than the window: a step is written whole before its first token looks back.
         ring = min(config.window + 1, episode_length) if keep and config.window else episode_length
-        return cls(config.trajs, keep, ring, tokens.tokens_per_step(config.tokens))
+        return cls(config.context, keep, ring, tokens.tokens_per_step(config.tokens))
 
     @property
     def past(self) -> int:
@@ -48,7 +52,7 @@ class Slots(NamedTuple):
         """C."""
         return self.past + self.ring * self.kinds * (1 if self.keep else self.trajs)
 
-    def of_step(self, trajectory: Array, timestep: Array) -> Array:
+    def of_step(self, trajectory: Any, timestep: Any) -> Any:
         """The first slot of a step of the current trajectory."""
         if self.keep:
             return self.past + (timestep % self.ring) * self.kinds
@@ -58,7 +62,7 @@ class Slots(NamedTuple):
         """Whether a step lies right behind the one before it."""
         return timestep > 0 and not (self.keep and timestep % self.ring == 0)
 
-    def of_kept(self, trajectory: Array) -> Array:
+    def of_kept(self, trajectory: Any) -> Any:
         """The first slot of the kept steps of a past trajectory."""
         return (trajectory % self.trajs) * self.keep * self.kinds
 
@@ -66,10 +70,10 @@ class Slots(NamedTuple):
 class Clock(NamedTuple):
     """Where in their chains the new tokens of a step stand; int32."""
 
-    trajectory: np.ndarray  # []
-    timestep: np.ndarray  # []
-    positions: np.ndarray  # [B]: place of the first new token
-    real: np.ndarray  # [B]: how many of the new tokens are its own: fewer, or none, where an episode has ended
+    trajectory: Array  # []
+    timestep: Array  # []
+    positions: Array  # [B]: place of the first new token
+    real: Array  # [B]: how many of the new tokens are its own: fewer, or none, where an episode has ended
 
 
 def _embed_before(weights: Weights, inputs: Array, timestep: Array) -> Array:
@@ -129,14 +133,18 @@ def _between_actions(
     return transformer.actions_at(weights, x[:, -1]), cache
 
 
-@partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
-def _remember(
-    weights: Weights, config: ModelConfig, slots: Slots, cache: Cache, steps: tokens.StepInputs, clock: Clock
+@partial(jax.jit, static_argnames="slots", donate_argnames="cache")
+def _empty_ring(slots: Slots, cache: Cache) -> Cache:
+    """Forget the current trajectory."""
+    return cache._replace(positions=cache.positions.at[:, slots.past :].set(transformer.EMPTY))
+
+
+@partial(jax.jit, static_argnames="config", donate_argnames="cache")
+def _append(
+    weights: Weights, config: ModelConfig, cache: Cache, steps: tokens.StepInputs, clock: Clock, slot: Array
 ) -> Cache:
-    """Append the kept steps [B, keep] of a finished trajectory to the context and empty the ring."""
-    cache = cache._replace(positions=cache.positions.at[:, slots.past :].set(transformer.EMPTY))
+    """Append finished steps [B, S] of a trajectory to the context."""
     x = tokens.embed(weights.tokens, steps)
-    slot = slots.of_kept(clock.trajectory)
     return transformer.extend(weights, config, cache, x, clock.positions, clock.real, clock.trajectory, slot)[1]
 
 
@@ -154,17 +162,32 @@ class CachedPolicy:
         episode_length: int,
         chains: int,
         seed: int = 0,
+        prompt: Sequence[Trajectory] = (),
     ) -> None:
-        """keep: steps of each past trajectory that stay in the context, 0 for all. seed: draws which they are."""
+        """
+        Args:
+          keep: steps of each past trajectory that stay in the context, 0 for all.
+          seed: draws which they are.
+          prompt: trajectories that are in the context of every chain before its first episode.
+
+        Raises:
+          ValueError: the context has no room for the prompt and an episode.
+        """
+        if len(prompt) >= config.context and prompt:
+            raise ValueError(
+                f"prompt: expected fewer trajectories than the context's {config.context}, got {len(prompt)}"
+            )
         self._weights, self._config = transformer.unstack(weights), config
         self._scaling, self._rules = scaling, rules
         self._slots = Slots.of(config, min(keep, episode_length), episode_length)
         self._chains, self._seed = chains, seed
+        attempts = [Attempt.of(trajectory) for trajectory in prompt]
+        self._prompt = [attempts[i] for i in order(np.array([attempt.total for attempt in attempts]), rules)]
         self._action_size = weights.head.shape[1]
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: the next episode is the first of its chain."""
+        """Forget everything but the prompt: the next episode is the first of its chain."""
         self._cache = transformer.empty_cache(self._config, self._chains, self._slots.total)
         self._rng = np.random.default_rng(self._seed)
         self._positions, self._trajectory = np.zeros(self._chains, np.int32), -1
@@ -180,6 +203,8 @@ class CachedPolicy:
 
     def begin(self, target_return: float) -> None:
         """Start the next episode of every chain, asking for target_return in environment units."""
+        if self._trajectory < 0 and self._prompt:
+            self._recall(target_return)
         if self._rewards and self._slots.keep and self._slots.trajs > 1:
             self._keep_finished()
         self._trajectory += 1
@@ -245,8 +270,21 @@ class CachedPolicy:
         self._unread = None
 
     def _clock(self, timestep: int, real: np.ndarray) -> Clock:
-        trajectory, now = (np.asarray(number, np.int32) for number in (self._trajectory, timestep))
-        return Clock(trajectory, now, self._positions.copy(), real)
+        arrays: list[Any] = [np.asarray(n, np.int32) for n in (self._trajectory, timestep, self._positions, real)]
+        return Clock(*(array.copy() for array in arrays))
+
+    def _recall(self, target_return: float) -> None:
+        """Fill the context with the prompt, the same in every chain."""
+        steps = cut_past(self._prompt, self._rules, self._slots.keep, target_return, self._rng).scaled(self._scaling)
+        for number in range(len(self._prompt)):
+            self._trajectory = number
+            of_one = type(steps)(*(values[steps.trajectories == number] for values in steps))
+            room = self._slots.keep or PREFILL
+            for first in range(0, len(of_one.timesteps), room):
+                some = [type(steps)(*(values[first : first + room] for values in of_one))] * self._chains
+                slot = self._slots.of_kept(number) if self._slots.keep else self._slots.of_step(number, first)
+                self._add(some, room, slot)
+        self._played = [[self._prompt[-1]] * self._chains]
 
     def _keep_finished(self) -> None:
         """Cut the episodes just played as the training chains cut theirs, and append them to the context."""
@@ -261,17 +299,20 @@ class CachedPolicy:
             steps = cut_past(chain, self._rules, self._slots.keep, self._target_return, self._rng)
             latest = steps.trajectories == len(chain) - 1
             cuts.append(type(steps)(*(values[latest] for values in steps)).scaled(self._scaling))
-        counts = np.array([len(cut.timesteps) for cut in cuts], np.int32)
         self._positions -= self._lengths * np.int32(self._slots.kinds)
+        self._cache = _empty_ring(self._slots, self._cache)
+        self._add(cuts, self._slots.keep, self._slots.of_kept(self._trajectory))
+
+    def _add(self, cuts: list[Steps], room: int, slot: int) -> None:
+        """Append to each chain its steps, at most `room` of them, in slots that have place for as many."""
 
         def padded(values: np.ndarray) -> np.ndarray:
-            return np.pad(values, [(0, self._slots.keep - len(values))] + [(0, 0)] * (values.ndim - 1))
+            return np.pad(values, [(0, room - len(values))] + [(0, 0)] * (values.ndim - 1))
 
         inputs: dict[str, Any] = {
             name: np.stack([padded(getattr(cut, name)) for cut in cuts]) for name in tokens.StepInputs._fields
         }
-        real = counts * np.int32(self._slots.kinds)
-        self._cache = _remember(
-            self._weights, self._config, self._slots, self._cache, tokens.StepInputs(**inputs), self._clock(0, real)
-        )
+        real = np.array([len(cut.timesteps) for cut in cuts], np.int32) * np.int32(self._slots.kinds)
+        fixed = self._weights, self._config, self._cache, tokens.StepInputs(**inputs)
+        self._cache = _append(*fixed, self._clock(0, real), np.int32(slot))
         self._positions += real

@@ -66,7 +66,7 @@ def form(config: ModelConfig, dropout: float = 0.0) -> Form:
         one_chain=not config.pack,
         rope=config.rope,
         window=window_in_tokens(config),
-        span=config.trajs,
+        span=config.context,
         dropout=dropout,
     )
 
@@ -153,7 +153,7 @@ def extend(
         trajectories[None, :, None],
         cache.trajectories[None, None, :],
         window=window_in_tokens(config),
-        span=config.trajs,
+        span=config.context,
     )
     keys, values = [], []
     streams = bpt.begin(x, config.reversible)

@@ -1,11 +1,18 @@
-"""Data sets by name: where they lie, how to get those that are absent, and a card of what was loaded."""
+"""Data sets by name: where they lie, how to get those that are absent, and a card of what was loaded.
 
+A name is a folder of ExoRL's format under the domain of the environment (`td3`, or `exorl/rnd` for what ExoRL
+released), `d4rl` for the file that a D4RL environment is named after, or `minari/<id>`.
+"""
+
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from data import exorl
+from data import d4rl, exorl, minari
+from data.episode import Loaded
 from data.trajectory import Trajectory
 
 COLLECTED = ("td3", "random", "rnd")
@@ -22,6 +29,29 @@ DOWNLOAD_BYTES = {
     ("walker", "rnd"): 2_585_461_986,
 }
 """The sizes that are known."""
+ORIGIN = "collect.json"
+"""Beside the episodes that this project collected: by whom, and with which simulator."""
+
+RewardFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Environment(Protocol):
+    """What has to be known of an environment to load its data; envs.Spec is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def domain(self) -> str: ...
+    @property
+    def observation_size(self) -> int: ...
+    @property
+    def action_size(self) -> int: ...
+    @property
+    def physics_size(self) -> int: ...
+    @property
+    def episode_length(self) -> int: ...
+    @property
+    def simulator(self) -> str: ...
 
 
 class Card(NamedTuple):
@@ -39,9 +69,13 @@ class Card(NamedTuple):
     return_mean: float
     return_max: float
     sha256: str
-    """Of the content, not of the files: exorl.Episodes."""
+    """Of the content, not of the files."""
     bytes: int
     """On disk, without the cache."""
+    made_with: dict[str, str]
+    """Versions of the simulator that made it, by package; empty where they are not recorded."""
+    notes: list[str]
+    """What was dropped, clipped or computed again."""
 
 
 class Dataset(NamedTuple):
@@ -62,7 +96,7 @@ class OnDisk(NamedTuple):
 
 
 def on_disk(data_dir: Path) -> list[OnDisk]:
-    """The data sets with at least one episode, by domain and name; empty when the folder is absent."""
+    """The data sets of ExoRL's format with at least one episode, by domain and name; none when the folder is absent."""
     found = []
     for buffer in sorted(data_dir.glob("*/*/buffer")):
         if files := exorl.episode_files(buffer):
@@ -72,42 +106,87 @@ def on_disk(data_dir: Path) -> list[OnDisk]:
     return found
 
 
-def choose(domain: str, dataset: str | None, data_dir: Path) -> str | None:
-    """The data set to use: the one named, else of those of the domain on disk td3 or the alphabet's first.
+def choose(env: Environment, dataset: str, data_dir: Path) -> str | None:
+    """The data set to use: the one named; for a D4RL environment its file; else of those of the domain on disk td3 or
+    the alphabet's first.
 
     None when none is named and nothing is there.
     """
     if dataset:
         return dataset
-    there = [found.dataset for found in on_disk(data_dir) if found.domain == domain]
+    if env.name in d4rl.URLS:
+        return "d4rl"
+    if env.simulator != "dm_control":
+        return None
+    there = [found.dataset for found in on_disk(data_dir) if found.domain == env.domain]
     return COLLECTED[0] if COLLECTED[0] in there else min(there, default=None)
 
 
+def episodes(env: Environment, dataset: str, data_dir: Path) -> int:
+    """How many episodes a data set holds; 0 where it is absent."""
+    if dataset.startswith("minari/"):
+        id = dataset.removeprefix("minari/")
+        return minari.info(id).episodes if minari.find(id) else 0
+    if dataset == "d4rl":
+        path = d4rl.find(env.name, data_dir)
+        return len(_d4rl(env, path).trajectories) if path else 0
+    return len(exorl.episode_files(folder(env, dataset, data_dir) / "buffer"))
+
+
+def folder(env: Environment, dataset: str, data_dir: Path) -> Path:
+    """Of a data set of ExoRL's format. Raises ValueError when ExoRL released none of that name."""
+    released = dataset.removeprefix("exorl/")
+    if released != dataset and released not in DOWNLOADS:
+        raise ValueError(f"--dataset: expected exorl/ and one of {', '.join(DOWNLOADS)}, got {dataset}")
+    if Path(released).name != released:
+        raise ValueError(
+            f"--dataset: expected the name of a folder, exorl/<name>, d4rl or minari/<id>, got {dataset!r}"
+        )
+    return data_dir / env.domain / released
+
+
 def load(
-    name: str,
-    domain: str,
+    env: Environment,
     dataset: str,
     data_dir: Path,
     *,
-    sizes: exorl.Sizes,
-    reward_fn: exorl.RewardFn,
+    reward_fn: RewardFn | None,
     workers: int,
+    max_steps: int = 0,
 ) -> Dataset:
-    """A data set of `domain`, with the rewards of the environment `name`; `data.exorl.load` has the details.
+    """A data set, with the rewards of the environment where it holds physics states and `reward_fn` is given.
 
-    Raises FileNotFoundError when it is absent: which file belongs in which folder, and what there is instead.
+    Args:
+      dataset: a name, as the head of this file has them.
+      max_steps: take the first episodes that together have no more steps; 0 is all.
+
+    Raises:
+      FileNotFoundError: it is absent: which file belongs in which folder, and what there is instead.
+      ValueError: a file, or a name, is amiss.
     """
-    folder = data_dir / domain / dataset
-    files = exorl.episode_files(folder / "buffer")
-    if not files:
-        raise FileNotFoundError(_absent(name, domain, dataset, data_dir))
-    trajectories, sha256 = exorl.load(folder, name=name, sizes=sizes, reward_fn=reward_fn, workers=workers)
+    if dataset.startswith("minari/"):
+        path, loaded = _minari(env, dataset.removeprefix("minari/"), reward_fn)
+        made_with = _requirements(minari.info(dataset.removeprefix("minari/")).requirements)
+    elif dataset == "d4rl":
+        found = d4rl.find(env.name, data_dir)
+        if found is None:
+            raise FileNotFoundError(_absent_d4rl(env.name, data_dir))
+        path, loaded, made_with = found, _d4rl(env, found), d4rl.MADE_WITH
+    else:
+        path = folder(env, dataset, data_dir)
+        loaded = _exorl(env, path, dataset, data_dir, reward_fn, workers, max_steps)
+        made_with = recorded_versions(path)
+    trajectories, notes = _first(loaded.trajectories, max_steps), list(loaded.notes)
+    if len(trajectories) < len(loaded.trajectories):
+        notes.append(
+            f"--max_steps {max_steps:,}: the first {len(trajectories):,} of {len(loaded.trajectories):,} episodes"
+        )
     returns = np.array([trajectory.total for trajectory in trajectories])
     low, first, median, third, high = (float(q) for q in np.quantile(returns, (0, 0.25, 0.5, 0.75, 1)))
     card = Card(
-        env=name,
+        env=env.name,
         dataset=dataset,
-        path=str(folder),
+        path=str(path),
         episodes=len(trajectories),
         steps=sum(len(trajectory.rewards) for trajectory in trajectories),
         return_min=low,
@@ -116,22 +195,118 @@ def load(
         return_75=third,
         return_mean=float(returns.mean()),
         return_max=high,
-        sha256=sha256,
-        bytes=sum(path.stat().st_size for path in files),
+        sha256=loaded.sha256,
+        bytes=_bytes(path),
+        made_with=made_with,
+        notes=notes,
     )
     return Dataset(trajectories, card)
 
 
-def _absent(name: str, domain: str, dataset: str, data_dir: Path) -> str:
+def recorded_versions(path: Path) -> dict[str, str]:
+    """The versions of the simulator that `launch.collect` wrote beside what it collected; none of other data."""
+    try:
+        found = json.loads((path / ORIGIN).read_text())["versions"]
+        return {str(name): str(version) for name, version in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def differences(made_with: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What differs between the simulator that made data and the one there is: one line a package."""
+    return [
+        f"{package} {version}, here {now.get(package, 'none')}"
+        for package, version in made_with.items()
+        if now.get(package) != version
+    ]
+
+
+def _exorl(
+    env: Environment,
+    path: Path,
+    dataset: str,
+    data_dir: Path,
+    reward_fn: RewardFn | None,
+    workers: int,
+    max_steps: int,
+) -> Loaded:
+    if reward_fn is None:
+        raise ValueError(f"--dataset: {dataset} is of ExoRL's format, which is for dm_control; {env.name} is not of it")
+    if not exorl.episode_files(path / "buffer"):
+        raise FileNotFoundError(_absent(env, dataset.removeprefix("exorl/"), data_dir))
+    sizes = exorl.Sizes(env.observation_size, env.action_size, env.physics_size)
+    found = exorl.load(path, name=env.name, sizes=sizes, reward_fn=reward_fn, workers=workers, max_steps=max_steps)
+    return Loaded(found.trajectories, found.sha256, found.notes)
+
+
+def _d4rl(env: Environment, path: Path) -> Loaded:
+    return d4rl.load(
+        path,
+        name=env.name,
+        observation_size=env.observation_size,
+        action_size=env.action_size,
+        episode_length=env.episode_length,
+    )
+
+
+def _minari(env: Environment, id: str, reward_fn: RewardFn | None) -> tuple[Path, Loaded]:
+    path = minari.find(id)
+    if path is None:
+        there = ", ".join(minari.list_local()) or "none"
+        raise FileNotFoundError(
+            f"{minari.root() / id}: no data set; get it with minari download {id}, or put its folder there. "
+            f"Minari sets on disk: {there}"
+        )
+    sizes = {"observation_size": env.observation_size, "action_size": env.action_size}
+    return path, minari.load(id, name=env.name, **sizes, reward_fn=reward_fn)
+
+
+def _first(trajectories: list[Trajectory], max_steps: int) -> list[Trajectory]:
+    """The first that together have no more than `max_steps` steps. Raises ValueError when not one has so few."""
+    if not max_steps:
+        return trajectories
+    ends = np.cumsum([len(trajectory.rewards) for trajectory in trajectories])
+    if ends[0] > max_steps:
+        raise ValueError(
+            f"--max_steps: expected at least {ends[0]:,}, the steps of the first episode, got {max_steps:,}"
+        )
+    return trajectories[: int(np.searchsorted(ends, max_steps, side="right"))]
+
+
+def _requirements(lines: tuple[str, ...]) -> dict[str, str]:
+    """('mujoco==3.2.0', ...) -> {'mujoco': '3.2.0', ...}; what is not pinned is left out."""
+    pairs = (line.partition("==") for line in lines)
+    return {name.strip(): version.strip() for name, equals, version in pairs if equals}
+
+
+def _bytes(path: Path) -> int:
+    """Of a file, of the episodes of a folder of ExoRL's format, or of everything in another folder."""
+    if path.is_file():
+        return path.stat().st_size
+    inside = path / "buffer" if (path / "buffer").is_dir() else path
+    return sum(file.stat().st_size for file in inside.rglob("*") if file.is_file())
+
+
+def _absent_d4rl(name: str, data_dir: Path) -> str:
+    """One line: which file belongs where."""
+    where = ", ".join(map(str, d4rl.folders(data_dir)))
+    return (
+        f"{d4rl.file_name(name)}: no such file in {where}; get it with python -m launch.datasets fetch {name}, or put "
+        f"{d4rl.URLS[name]} into one of them"
+    )
+
+
+def _absent(env: Environment, dataset: str, data_dir: Path) -> str:
     """One line: what is missing, how to get it, what is there."""
-    folder = data_dir / domain / dataset
+    path = data_dir / env.domain / dataset
     ways = []
     if dataset in COLLECTED:
-        ways.append(f"collect it (python -m launch.collect --env {name} --agent {dataset})")
-    if dataset in DOWNLOADS and domain in DOMAINS:
-        url = DOWNLOAD_URL.format(domain=domain, dataset=dataset)
-        ways.append(f"unzip {url} into {folder} (episodes belong in {folder / 'buffer'})")
+        ways.append(f"collect it (python -m launch.collect --env {env.name} --agent {dataset})")
+    if dataset in DOWNLOADS and env.domain in DOMAINS:
+        url = DOWNLOAD_URL.format(domain=env.domain, dataset=dataset)
+        ways.append(f"fetch it (python -m launch.datasets fetch exorl/{env.domain}/{dataset})")
+        ways.append(f"unzip {url} into {path} (episodes belong in {path / 'buffer'})")
     if not ways:
         ways.append(f"known data sets are {', '.join(sorted({*COLLECTED, *DOWNLOADS}))}")
     there = ", ".join(f"{found.domain}/{found.dataset}" for found in on_disk(data_dir)) or "nothing"
-    return f"{folder}: no data set, {'; or '.join(ways)}. On disk in {data_dir}: {there}"
+    return f"{path}: no data set, {'; or '.join(ways)}. On disk in {data_dir}: {there}"

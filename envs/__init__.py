@@ -2,40 +2,17 @@
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from envs import mujoco, specs
+from envs.specs import Spec
+
 if TYPE_CHECKING:
-    from envs.dmc import ControlSuite
+    import gymnasium
 
-
-class Spec(NamedTuple):
-    """The sizes of an environment, known without loading it."""
-
-    name: str
-    domain: str
-    task: str
-    observation_size: int
-    action_size: int
-    physics_size: int
-    """Numbers in a MuJoCo state: positions, velocities, activations."""
-    episode_length: int
-    """Steps after which every episode is truncated; none ends before."""
-
-
-_SPECS = {
-    spec.name: spec
-    for spec in (
-        Spec("walker_stand", "walker", "stand", 24, 6, 18, 1000),
-        Spec("walker_walk", "walker", "walk", 24, 6, 18, 1000),
-        Spec("walker_run", "walker", "run", 24, 6, 18, 1000),
-        Spec("cheetah_run", "cheetah", "run", 17, 6, 18, 1000),
-        Spec("cartpole_swingup", "cartpole", "swingup", 5, 1, 4, 1000),
-        Spec("quadruped_walk", "quadruped", "walk", 78, 12, 57, 1000),
-        Spec("quadruped_run", "quadruped", "run", 78, 12, 57, 1000),
-    )
-}
+_SPECS = {spec.name: spec for spec in (*specs.SUITE, *mujoco.SPECS)}
 
 NAMES: tuple[str, ...] = tuple(_SPECS)
 
@@ -47,23 +24,40 @@ def spec(name: str) -> Spec:
     return _SPECS[name]
 
 
-def make(name: str, render_mode: str | None = None) -> "ControlSuite":
+def families() -> str:
+    """The names in a line, for the help of a flag."""
+    control = ", ".join(found.name for found in _SPECS.values() if found.simulator == "dm_control")
+    return f"{control}; D4RL's, such as hopper-medium-replay-v2; gymnasium's, such as Hopper-v5, for Minari's data"
+
+
+def env_id(name: str) -> str:
+    """What steps an environment: gymnasium's name for it, of dm_control's tasks dm_control/<domain>-<task>."""
+    found = spec(name)
+    return found.env_id or f"dm_control/{found.domain}-{found.task}"
+
+
+def make(name: str, render_mode: str | None = None) -> "gymnasium.Env":
     """A gymnasium environment: observations [O] float32, actions [A] float32 in [-1, 1].
 
     `render_mode="rgb_array"` needs EGL or OSMesa; without it no rendering library is loaded. Raises
-    ValueError when the name or the render mode is unknown.
+    ValueError when the name or the render mode is unknown, or when there is only data of it.
     """
-    from envs.dmc import ControlSuite
+    found = spec(name)
+    if found.simulator == "dm_control":
+        from envs.dmc import ControlSuite
 
-    return ControlSuite(spec(name), render_mode)
+        return ControlSuite(found, render_mode)
+    return mujoco.make(found, render_mode)
 
 
-def reward_fn(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def reward_fn(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
     """The task's reward as a function of stored states: `[R, P] float64, [R, A] float32 -> [R] float32`.
 
     Row i is the state after action i, as ExoRL stores it. The function can be pickled; it loads the
-    environment in the process that calls it. See envs.dmc.relabel.
+    environment in the process that calls it. See envs.dmc.relabel. None where rewards are taken as stored.
     """
+    if spec(name).simulator != "dm_control":
+        return None
     from envs.dmc import relabel
 
-    return functools.partial(relabel, spec(name).name)
+    return functools.partial(relabel, name)

@@ -64,11 +64,14 @@ def play(
     seed: int,
     processes: int,
     context: bool,
+    label: str = "",
 ) -> Outcome:
     """Every chain plays `episodes` episodes; a policy for B chains comes from make_policy(B).
 
-    context: whether a chain's earlier episodes stay in its context. Without, which is the control, every episode
-    starts from the same initial state as with it, and with nothing in its context.
+    Args:
+      context: whether a chain's earlier episodes stay in its context. Without, which is the control, every episode
+        starts from the same initial state as with it, and the policy is reset before it.
+      label: of the progress bar.
     """
     if context:
         starts = [[(c, e) for e in range(episodes)] for c in range(chains)]
@@ -77,7 +80,6 @@ def play(
         lanes = min(len(every), max(ALONE, processes))
         # Lanes are as long as the longest; those that would end before play an episode again.
         starts = [(every[lane::lanes] + every[lane:])[: -(-len(every) // lanes)] for lane in range(lanes)]
-    label = "own episodes in context" if context else "empty context"
     returns, lengths = _play(make_env, make_policy, starts, target_return, seed, processes, not context, label)
     outcome = Outcome(np.zeros((chains, episodes)), np.zeros((chains, episodes), np.int64))
     for lane, lane_starts in enumerate(starts):

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from agent import learner, transformer
+from agent import learner, network
 from agent.config import ModelConfig, OptimizerConfig
 from agent.learner import TrainState
-from agent.transformer import Weights
+from agent.network import Weights
 from data.chain import ChainRules
 from data.scaling import Scaling
 
@@ -39,6 +39,8 @@ class Meta(NamedTuple):
     dataset: str
     dataset_hash: str
     seed: int
+    made_with: dict[str, str] = {}  # noqa: RUF012 - never written to
+    """Versions of the simulator that made the data, by package; empty where they are not recorded."""
 
     def to_json(self) -> dict[str, Any]:
         from dataclasses import asdict
@@ -110,7 +112,7 @@ class Checkpoints:
         """The newest weights and the update they are from; all that acting needs beside `meta`."""
         step, meta = self._step(), self.meta()
         shapes = jax.eval_shape(
-            lambda: transformer.init_weights(jax.random.key(0), meta.model, meta.observation_size, meta.action_size)
+            lambda: network.init_weights(jax.random.key(0), meta.model, meta.observation_size, meta.action_size)
         )
         args = ocp.args.Composite(weights=ocp.args.StandardRestore(_on_this_machine(shapes)))
         return self._manager.restore(step, args=args)["weights"], step

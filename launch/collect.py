@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 import envs
 from agent import explore
-from data import exorl
+from data import catalog, convert, exorl, minari
 from launch import program
-from launch.metrics import write_atomically
+from launch.metrics import provenance, write_atomically
 
 CONFIG = explore.ExploreConfig()
 REPLAY_EPISODES = 1000
@@ -51,6 +51,8 @@ def collect(
     or seed, or when a file in it is amiss; OSError when it cannot be written. Neither harms what is there.
     """
     size = envs.spec(env_name)
+    if size.simulator != "dm_control":
+        raise ValueError(f"--env: expected an environment of dm_control to collect in, got {env_name}")
     if agent not in explore.AGENTS:
         raise ValueError(f"unknown agent {agent!r}, expected one of: {', '.join(explore.AGENTS)}")
     if episodes < 1 or seed < 0:
@@ -95,7 +97,7 @@ def collect(
 
 def claim(folder: Path, origin: dict[str, Any]) -> None:
     """Make the folder and write down what fills it, or check that the same agent began it."""
-    path = folder / "collect.json"
+    path = folder / catalog.ORIGIN
     if path.exists():
         try:
             stored = json.loads(path.read_text())
@@ -115,7 +117,9 @@ def claim(folder: Path, origin: dict[str, Any]) -> None:
         )
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(origin, indent=2) + "\n")
+        versions = provenance()["versions"]
+        made_with = {package: versions[package] for package in ("mujoco", "dm_control")}
+        write_atomically(path, json.dumps(origin | {"versions": made_with}, indent=2) + "\n")
 
 
 def episodes_in_order(buffer: Path) -> list[Path]:
@@ -230,25 +234,48 @@ class Progress:
             print(f"episode {episode + 1}/{self._episodes}: {text}, {left:.0f} s left", flush=True)
 
 
+def to_minari(folder: Path, env: str) -> Path:
+    """Write what was collected as the Minari set `<domain>/<data set>-v0`, and return its folder.
+
+    Raises FileExistsError when it is there, ModuleNotFoundError without Minari.
+    """
+    id = f"{folder.parent.name}/{folder.name}-v0"
+    made_with = [f"{package}=={version}" for package, version in catalog.recorded_versions(folder).items()]
+    about: dict[str, Any] = {"env_id": env, "entry_point": "envs:make", "requirements": made_with}
+    source, target = convert.Place("exorl", str(folder)), convert.Place("minari", id)
+    convert.convert(source, target, description=f"Collected by launch.collect, {folder.name}.", **about)
+    return minari.root() / id
+
+
 def main(_: list[str]) -> None:
     """Collect what the flags say."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     values = flags.FLAGS
+    if values.format == "minari":
+        minari.require()
     try:
         folder = collect(values.env, values.agent, values.episodes, values.seed, Path(values.data_dir), values.dataset)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")
     print(folder)
+    if values.format == "minari":
+        print(to_minari(folder, values.env))
 
 
 def define_flags() -> None:
     """Not when imported: launch.train_offline has flags of the same names."""
-    flags.DEFINE_string("env", "walker_run", f"Environment: {', '.join(envs.NAMES)}.")
+    flags.DEFINE_string("env", "walker_run", f"Environment: {envs.families()}.")
     flags.DEFINE_string("agent", "td3", f"Who plays: {', '.join(explore.AGENTS)}.")
     flags.DEFINE_integer("episodes", 100, "Episodes that the data set holds at the end.")
     flags.DEFINE_integer("seed", 0, "Of networks, exploration and initial states.")
     flags.DEFINE_string("data_dir", "datasets", "Where data sets lie, as <domain>/<dataset>/buffer.")
     flags.DEFINE_string("dataset", None, "Name of the data set; by default the agent's.")
+    flags.DEFINE_enum(
+        "format",
+        "exorl",
+        ["exorl", "minari"],
+        "minari: at the end also write the Minari set <domain>/<dataset>-v0 (pip install 'agentic-bpt[minari]').",
+    )
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from launch import program
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig
-    from agent.policy import CachedPolicy
-    from agent.transformer import Weights
+    from agent.network import Weights
     from data.chain import ChainRules
     from data.scaling import Scaling
-    from envs.rollout import Outcome
+    from data.trajectory import Trajectory
+    from envs.rollout import Outcome, Policy
     from launch.checkpoint import Meta
 
 
@@ -40,29 +40,58 @@ def evaluate(
     target_return: float | None = None,
     seed: int | None = None,
     video: bool = False,
+    protocols: Sequence[str] = ("own", "none"),
+    data: "Sequence[Trajectory]" = (),
 ) -> str:
     """Play, append one row per episode to out/results.jsonl, redraw the report -> its table.
 
-    trajs: chain lengths to report; the longest is played, the shorter are its beginnings. None: 1, 2, 4, ... up to
-    the length of the training chains. target_return: what is asked for, None the best in the training data.
+    Args:
+      trajs: chain lengths to report; the longest is played, the shorter are its beginnings. None: 1, 2, 4, ... up to
+        the length of the training chains.
+      target_return: what is asked for, None the best in the training data.
+      protocols: of PROTOCOLS; a method without a context has only an empty one.
+      data: what prompts are taken from.
     """
-    from launch.metrics import append_rows
+    from data.catalog import differences
+    from launch.metrics import append_rows, provenance
     from launch.report import report
 
+    if differing := differences(meta.made_with, provenance()["versions"]):
+        print(f"warning: the data were made with {'; '.join(differing)}: returns may differ from theirs", flush=True)
     asked = Asked(
         episodes=max(trajs) if trajs else meta.model.trajs,
         target_return=meta.target_return if target_return is None else target_return,
         seed=meta.seed if seed is None else seed,
     )
     make_env = partial(envs.make, meta.env)
-    for protocol in ("own", "none"):
-        outcome = play(weights, meta, asked, make_env, chains, context=protocol == "own")
+    for protocol in protocols if meta.model.context > 1 else ("none",):
+        outcome = play(weights, meta, asked, make_env, chains, protocol, prompt_of(protocol, data, meta.model.context))
         append_rows(out / "results.jsonl", rows(outcome, protocol, meta, update, asked))
     if video:
         recorder = Recorder(meta.env, asked.episodes)
-        shown = play(weights, meta, asked, recorder, 1, context=True)
+        shown = play(weights, meta, asked, recorder, 1, "own")
         recorder.save(out / "rollout.gif", shown.returns[0], asked.target_return)
     return report(out, list(trajs) if trajs else None)
+
+
+METHODS = {"at": "AT", "dt": "DT", "bc": "BC", "bc10": "BC-10%", "rvs": "RvS"}
+"""How tables call what --method names."""
+
+
+PROTOCOLS = {
+    "own": "a chain's own earlier episodes in its context",
+    "none": "an empty context before every episode",
+    "best": "the data's best trajectories in the context before every episode",
+    "worst": "the data's worst trajectories in the context before every episode",
+}
+
+
+def prompt_of(protocol: str, data: "Sequence[Trajectory]", context: int) -> "list[Trajectory]":
+    """The trajectories that are in the context before every episode: as many as leave room for it, if there are."""
+    if protocol not in ("best", "worst"):
+        return []
+    ranked = sorted(data, key=lambda trajectory: trajectory.total, reverse=protocol == "best")
+    return ranked[: context - 1]
 
 
 class Asked(NamedTuple):
@@ -80,7 +109,8 @@ def play(
     asked: Asked,
     make_env: Callable[[], gymnasium.Env],
     chains: int,
-    context: bool,
+    protocol: str,
+    prompt: "Sequence[Trajectory]" = (),
 ) -> "Outcome":
     """Play chains, and say how fast; a single chain stays in this process, where a recorder can be looked into."""
     import jax
@@ -89,9 +119,9 @@ def play(
     from envs import rollout
 
     # An empty context is what a chain of one trajectory sees; its cache has no room for others.
-    model = meta.model if context else replace(meta.model, trajs=1)
+    model = replace(meta.model, trajs=1) if protocol == "none" else meta.model
     make_policy = partial(
-        make_cached_policy,
+        policy_of,
         jax.tree.map(np.asarray, weights),
         model,
         meta.scaling,
@@ -99,6 +129,7 @@ def play(
         meta.keep,
         envs.spec(meta.env).episode_length,
         asked.seed,
+        prompt,
     )
     start = time.perf_counter()
     outcome = rollout.play(
@@ -106,16 +137,17 @@ def play(
         make_policy,
         chains=chains,
         processes=(os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1,
-        context=context,
+        context=protocol == "own",
+        label=PROTOCOLS[protocol],
         **asked._asdict(),
     )
     seconds, steps = time.perf_counter() - start, int(outcome.lengths.sum())
     speed = f"{steps:,} steps in {seconds:.0f} s, {steps / seconds:,.0f} a second"
-    print(f"played {chains} x {asked.episodes} episodes, {'own' if context else 'empty'} context: {speed}", flush=True)
+    print(f"played {chains} x {asked.episodes} episodes, {PROTOCOLS[protocol]}: {speed}", flush=True)
     return outcome
 
 
-def make_cached_policy(
+def policy_of(
     weights: "Weights",
     model: "ModelConfig",
     scaling: "Scaling",
@@ -123,13 +155,25 @@ def make_cached_policy(
     keep: int,
     episode_length: int,
     seed: int,
+    prompt: "Sequence[Trajectory]",
     chains: int,
-) -> "CachedPolicy":
+) -> "Policy":
     """The policy, made in the process that plays it."""
+    from agent.baselines import Perceptron, PerceptronPolicy
     from agent.policy import CachedPolicy
 
+    if isinstance(weights, Perceptron):
+        return PerceptronPolicy(weights, model, scaling, chains=chains)
     return CachedPolicy(
-        weights, model, scaling, rules, keep=keep, episode_length=episode_length, chains=chains, seed=seed
+        weights,
+        model,
+        scaling,
+        rules,
+        keep=keep,
+        episode_length=episode_length,
+        chains=chains,
+        seed=seed,
+        prompt=prompt,
     )
 
 
@@ -140,11 +184,12 @@ def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, asked: As
 
     shared: dict[str, Any] = {
         "env": meta.env,
+        "env_id": envs.env_id(meta.env),
         "dataset": meta.dataset,
         "dataset_hash": meta.dataset_hash,
         "seed": meta.seed,
         "initial_states": asked.seed,
-        "method": "AT",
+        "method": METHODS[meta.model.method],
         "protocol": protocol,
         "trajs": meta.model.trajs,
         "target_return": asked.target_return,
@@ -223,8 +268,35 @@ def read_trajs(text: str) -> list[int] | None:
     return numbers
 
 
+def data_of(out: Path, meta: "Meta") -> "list[Trajectory]":
+    """The data that a run was trained on, from where they lay. Raises ValueError when others lie there."""
+    import json
+
+    from data import catalog
+
+    config = json.loads((out / "config.json").read_text())
+    size, data_dir = envs.spec(meta.env), Path(config["data_dir"])
+    dataset = catalog.load(
+        size,
+        meta.dataset,
+        data_dir,
+        reward_fn=envs.reward_fn(meta.env),
+        workers=os.cpu_count() or 1,
+        max_steps=config.get("max_steps", 0),
+    )
+    if dataset.card.sha256 != meta.dataset_hash:
+        raise ValueError(
+            f"{dataset.card.path}: expected the data that {out} was trained on ({meta.dataset_hash[:12]}), got "
+            f"{dataset.card.sha256[:12]}; put them back, or leave out --prompt best and worst"
+        )
+    return dataset.trajectories
+
+
 def main(_: list[str]) -> None:
     trajs, target = read_trajs(flags.FLAGS.trajs), flags.FLAGS.target_return
+    protocols = flags.FLAGS.prompt
+    if unknown := [name for name in protocols if name not in PROTOCOLS]:
+        raise ValueError(f"--prompt: expected some of {', '.join(PROTOCOLS)}, got {', '.join(unknown)}")
     from launch.checkpoint import Checkpoints
 
     out = Path(flags.FLAGS.checkpoint)
@@ -250,6 +322,8 @@ def main(_: list[str]) -> None:
         target_return=target,
         seed=flags.FLAGS.seed,
         video=flags.FLAGS.video,
+        protocols=protocols,
+        data=data_of(out, meta) if {"best", "worst"} & set(protocols) and meta.model.context > 1 else (),
     )
     print(f"\n{table}\nreport   {out / 'report.html'}")
 
@@ -263,5 +337,10 @@ if __name__ == "__main__":
     flags.DEFINE_integer("chains", 8, "Chains played, each from its own initial states.", lower_bound=1)
     flags.DEFINE_float("target_return", None, "Return asked for; by default the best in the training data.")
     flags.DEFINE_integer("seed", None, "Seed of the initial states; by default that of training.", lower_bound=0)
+    flags.DEFINE_list(
+        "prompt",
+        "own,none,best,worst",
+        "What is in the context: " + "; ".join(f"{name}: {words}" for name, words in PROTOCOLS.items()) + ".",
+    )
     flags.DEFINE_boolean("video", False, "Also draw the first and last episode of a chain (needs EGL or OSMesa).")
     program.run(main)

@@ -48,7 +48,7 @@ class Forecast(NamedTuple):
 def job(plan: Plan, size: envs.Spec) -> aot.Job:
     """The shapes of an update on chains; episodes of full length."""
     length, run = size.episode_length, plan.run
-    steps = (plan.model.trajs - 1) * shown(length, run.keep) + shown(length, run.crop)
+    steps = (plan.model.context - 1) * shown(length, run.keep) + shown(length, run.crop)
     return aot.Job(plan.model, plan.optimizer, run.rows, steps, size.observation_size, size.action_size)
 
 

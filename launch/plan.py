@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 import envs
-from agent.config import ModelConfig, OptimizerConfig, number
+from agent.config import BASELINES, ModelConfig, OptimizerConfig, number
 from data.chain import ChainRules
 from launch import config_flags
 
@@ -18,11 +18,18 @@ from launch import config_flags
 class RunConfig:
     """What to train on, how batches are cut from it, and where it goes."""
 
-    env: str = number("walker_run", f"Environment: {', '.join(envs.NAMES)}.")
+    env: str = number("walker_run", f"Environment: {envs.families()}.")
     dataset: str = number(
-        "", "Data set of the environment's domain under --data_dir; empty takes what is there, td3 first."
+        "",
+        "Data set: a folder of the environment's domain under --data_dir (td3, or exorl/rnd for what ExoRL released), "
+        "d4rl, or minari/<id>; empty takes what is there, td3 first, and of a D4RL environment its own file.",
     )
-    data_dir: str = number("datasets", "Where data sets lie: <data_dir>/<domain>/<dataset>/buffer/*.npz.")
+    data_dir: str = number(
+        "datasets", "Where data sets lie: <data_dir>/<domain>/<dataset>/buffer/*.npz, or D4RL's files in it."
+    )
+    max_steps: int = number(
+        0, "Take the first episodes that together have no more steps, such as ExoRL's first 1000000; 0 is all."
+    )
     episodes: int = number(100, "Episodes to collect with td3 when there is no data set.")
     keep: int = number(
         0,
@@ -50,7 +57,7 @@ class RunConfig:
         for name in ("episodes", "rows", "short_crop", "chains", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name}: expected 1 or more, got {getattr(self, name)}")
-        for name in ("keep", "crop", "short_updates", "eval_every", "seed"):
+        for name in ("keep", "crop", "short_updates", "eval_every", "seed", "max_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}: expected 0 or more, got {getattr(self, name)}")
 
@@ -102,6 +109,8 @@ def read_flags() -> tuple[Plan, bool, str]:
     elif preset != "none":
         if preset == "auto":
             preset = "cpu" if jax.default_backend() == "cpu" else "accelerator"
+            if flags.FLAGS.method in BASELINES:
+                preset = "baseline"
         config_flags.fill(config_flags.read_preset(preset), typed)
     if flags.FLAGS.trajs == config_flags.AUTO:
         choose_trajs()
@@ -122,14 +131,14 @@ def read_plan() -> Plan:
 
 def choose_trajs() -> None:
     """--trajs auto: as many as the data have to train on and this machine's memory has room for."""
-    from data import catalog, exorl
+    from data import catalog
     from launch import forecast
 
     flags.FLAGS["trajs"].value = 1
     plan = read_plan()
     run, size = plan.run, envs.spec(plan.run.env)
-    name = catalog.choose(size.domain, run.dataset or None, Path(run.data_dir))
-    found = len(exorl.episode_files(Path(run.data_dir) / size.domain / name / "buffer")) if name else 0
+    name = catalog.choose(size, run.dataset, Path(run.data_dir))
+    found = catalog.episodes(size, name, Path(run.data_dir)) if name else 0
     most = round((found or run.episodes) * (1 - run.heldout))
     trajs = forecast.largest_trajs(plan, size, most)
     print(f"--trajs auto: {trajs}, of {most} trajectories to train on", flush=True)

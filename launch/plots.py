@@ -16,24 +16,29 @@ from launch.statistics import Estimate, Result, Summary, estimate, stack
 
 def draw(result: Result, losses: dict[str, np.ndarray]) -> dict[str, bytes]:
     """Name -> PNG. `losses`: name -> (step, value) [points, 2]; no training plot without losses or several updates."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         plots = {"returns_by_episode": _plot_by_episode(result), "returns_vs_trajs": _plot_by_trajs(result)}
         if losses or len(result.history) > 1:
             plots["training"] = _plot_training(losses, result.history)
-        return {name: _png(figure) for name, figure in plots.items()}
+        return {name: png(figure) for name, figure in plots.items()}
 
 
-_COLOURS = {"own": "#0b6fb8", "none": "#d1630f"}
-_LABELS = {"own": "own episodes\nin context", "none": "empty context\n(control)"}
+_COLOURS = {"own": "#0b6fb8", "none": "#d1630f", "best": "#2e7d32", "worst": "#7a3e9d"}
+_LABELS = {
+    "own": "own episodes\nin context",
+    "none": "empty context\n(control)",
+    "best": "best data\nin context",
+    "worst": "worst data\nin context",
+}
 _LOSS_COLOURS = ("#5b8c3e", "#7a3e9d", "#b08900", "#1d7f86")
-_GREY, _INK = "#8a929b", "#2b3138"
-_STYLE: dict[Any, Any] = {
+GREY, INK = "#8a929b", "#2b3138"
+STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "text.color": _INK,
+    "text.color": INK,
     "axes.edgecolor": "#c4cad0",
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -178,8 +183,8 @@ def _draw_line(
 def _draw_data_lines(axes: Axes, data: np.ndarray) -> list[_Label]:
     labels = []
     for name, height in (("best in the data", float(data.max())), ("mean of the data", float(data.mean()))):
-        axes.axhline(height, color=_GREY, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
-        labels.append((height, f"{name}\n{height:.0f}", _GREY))
+        axes.axhline(height, color=GREY, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
+        labels.append((height, f"{name}\n{height:.0f}", GREY))
     return labels
 
 
@@ -215,7 +220,8 @@ def _spread(wanted: Sequence[float], gaps: Sequence[float]) -> np.ndarray:
     return np.concatenate([np.full(len(pool), np.mean(pool)) for pool in pools]) + below
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=200, facecolor="white")
     return buffer.getvalue()

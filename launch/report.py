@@ -22,7 +22,8 @@ PROTOCOL = (
     "Several chains each play one episode after another in one context (“own”), asked for the same target "
     "return each time; the policy is causal, so the first n episodes of the longest chain are the chain of "
     "n trajectories. The control (“none”) plays as many episodes with the same weights and an empty context, "
-    "so only what own episodes reach above it comes from context; the best of n episodes rises with n for "
+    "so only what own episodes reach above it comes from context; prompts of the data's best or worst trajectories "
+    "stand in the context before every episode, one's own never. The best of n episodes rises with n for "
     "any policy that varies."
 )
 
@@ -151,6 +152,12 @@ def _headline(result: Result, plus_minus: str) -> list[str]:
             f"Context changes the last episode by {sign}{_show(result.gain, plus_minus)}, chain by chain, "
             "against the same weights with an empty context."
         )
+    for protocol, gain in result.prompts.items():
+        sign = "+" if gain.mean > 0 else ""
+        sentences.append(
+            f"The data's {protocol} trajectories in context change the mean episode by "
+            f"{sign}{_show(gain, plus_minus)}, against an empty context."
+        )
     return sentences
 
 
@@ -190,6 +197,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: 5px 8px; border-bottom: 1px solid #e8ebee; text-align: right; white-space: nowrap; }
 th { color: #5b636b; font-weight: 600; }
 .own { color: #0b6fb8; } .none { color: #b4530a; } .data { color: #5b636b; }
+.best { color: #2e7d32; } .worst { color: #7a3e9d; }
 .facts th, .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
 .facts th { width: 30%; font-weight: 400; }
 pre { background: #f6f7f9; padding: 12px 14px; font-size: 13.5px; white-space: pre-wrap; }

@@ -52,6 +52,8 @@ class Result(NamedTuple):
     summaries: list[Summary]
     gain: Estimate | None
     """What context changes in the return of the last episode; None without a control."""
+    prompts: dict[str, Estimate]
+    """What the data's best or worst trajectories in context change in the mean episode, where there is a control."""
     data: np.ndarray
     """[episodes]: the return of every episode in the data."""
     history: dict[int, Summary]
@@ -72,7 +74,7 @@ def summarise(returns: np.ndarray, protocol: str, trajs: int, data_best: float) 
 
     Args:
         returns: one row per chain, in the order of play.
-        protocol: "own" or "none", copied.
+        protocol: what was in context, copied.
         trajs: from 1 to the number of episodes.
         data_best: the best return of one episode in the data.
 
@@ -147,6 +149,12 @@ def gain_from_context(own: Chains, none: Chains) -> Estimate | None:
     return estimate(np.array([own[chain][last] - none[chain][last] for chain in sorted(common)]))
 
 
+def gain_from_prompt(prompted: Chains, none: Chains) -> Estimate | None:
+    """Mean episode with a prompt less the same ones without, chain by chain; None if no chain is in both."""
+    common = sorted(prompted.keys() & none.keys())
+    return estimate(np.array([(prompted[c] - none[c]).mean() for c in common])) if common else None
+
+
 def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Sequence[int] | None) -> Result:
     """Rows of a results.jsonl -> the statistics of its newest update.
 
@@ -165,7 +173,8 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
     own = {update: newest_chains(rows, "own", update) for update in updates}
     # An evaluation killed before its control must not be set against the control of an older one.
     controls = [row for row in rows if row["command"] == last["command"]]
-    found = {"own": own[updates[-1]], "none": newest_chains(controls, "none", updates[-1])}
+    others = {protocol: newest_chains(controls, protocol, updates[-1]) for protocol in ("none", "best", "worst")}
+    found = {"own": own[updates[-1]]} | others
     chains = {protocol: part for protocol, part in found.items() if part}
     if not chains:
         raise ValueError(f"results.jsonl has no whole chain at update {updates[-1]}: evaluate again")
@@ -180,6 +189,11 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
             for n in trajs or powers_of_two(matrix.shape[1])
         ],
         gain=gain_from_context(found["own"], found["none"]),
+        prompts={
+            protocol: gain
+            for protocol in ("best", "worst")
+            if (gain := gain_from_prompt(found[protocol], found["none"])) is not None
+        },
         data=data,
         history={
             update: summarise(stack(part), "own", stack(part).shape[1], best) for update, part in own.items() if part

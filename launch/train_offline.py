@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 import envs
+from agent.config import BASELINES
 from launch import config_flags, devices, program
 from launch.metrics import Metrics, write_atomically
 from launch.plan import CONFIGS, Plan, open_out, read_flags
@@ -47,6 +48,10 @@ def print_forecast(plan: Plan, size: envs.Spec) -> None:
     """--forecast: what an update would take, here or on --device, and nothing else."""
     from launch import forecast
 
+    if plan.model.method in BASELINES:
+        raise ValueError(
+            f"--forecast: expected --method at or dt, got {plan.model.method}, which needs next to nothing"
+        )
     device = devices.find(flags.FLAGS.device) if flags.FLAGS.device else None
     made = forecast.forecast(plan, size, device)
     print(forecast.table(made))
@@ -66,15 +71,16 @@ def go(plan: Plan, preset: str, size: envs.Spec, dataset: Any, out: Path) -> Non
 
 def load_dataset(plan: Plan, size: envs.Spec) -> Any:
     """The data set named, or the one there is, or one collected now."""
-    from data import catalog, exorl
+    from data import catalog
 
     data_dir = Path(plan.run.data_dir)
-    name = catalog.choose(size.domain, plan.run.dataset or None, data_dir)
-    if name is None or (not plan.run.dataset and half_collected(data_dir / size.domain / name, plan)):
+    name = catalog.choose(size, plan.run.dataset, data_dir)
+    collects = size.simulator == "dm_control" and not plan.run.dataset
+    if collects and (name is None or half_collected(data_dir / size.domain / name, plan)):
         name = "td3"
-        if round(plan.run.episodes * (1 - plan.run.heldout)) < plan.model.trajs:
+        if round(plan.run.episodes * (1 - plan.run.heldout)) < plan.model.context:
             raise ValueError(
-                f"--episodes: expected enough to train on chains of --trajs {plan.model.trajs} with --heldout "
+                f"--episodes: expected enough to train on chains of --trajs {plan.model.context} with --heldout "
                 f"{plan.run.heldout}, got {plan.run.episodes}"
             )
         print(
@@ -85,22 +91,23 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
         from launch.collect import collect
 
         collect(size.name, "td3", plan.run.episodes, plan.run.seed, data_dir, name)
+    if name is None:
+        raise ValueError(f"--dataset: expected one for {size.name}, such as minari/<id>; launch.datasets lists them")
     return catalog.load(
-        size.name,
-        size.domain,
+        size,
         name,
         data_dir,
-        sizes=exorl.Sizes(size.observation_size, size.action_size, size.physics_size),
         reward_fn=envs.reward_fn(size.name),
         workers=os.cpu_count() or 1,
+        max_steps=plan.run.max_steps,
     )
 
 
 def half_collected(folder: Path, plan: Plan) -> bool:
     """Whether a run as this one began to collect the data set and was stopped."""
-    from data import exorl
+    from data import catalog, exorl
 
-    path = folder / "collect.json"
+    path = folder / catalog.ORIGIN
     origin = json.loads(path.read_text()) if path.is_file() else {}
     mine = {"env": plan.run.env, "agent": "td3", "seed": plan.run.seed}.items() <= origin.items()
     return mine and len(exorl.episode_files(folder / "buffer")) < plan.run.episodes
@@ -135,6 +142,8 @@ class Training:
         train, heldout = split(dataset.trajectories, run.heldout, run.seed)
         trajectories = [dataset.trajectories[i] for i in train]
         scaling = Scaling.fit(trajectories)
+        if plan.model.method == "bc10":
+            trajectories = best_tenth(trajectories)
         self.meta = Meta(
             env=size.name,
             observation_size=size.observation_size,
@@ -148,12 +157,13 @@ class Training:
             dataset=dataset.card.dataset,
             dataset_hash=dataset.card.sha256,
             seed=run.seed,
+            made_with=dataset.card.made_with,
         )
 
         def sampler(of: list[Any], trajs: int, crop: int, rows: int) -> Sampler:
             return Sampler(of, scaling, plan.rules, trajs, run.keep, crop, rows, run.seed, pack=plan.model.pack)
 
-        chains = sampler(trajectories, plan.model.trajs, run.crop, run.rows)
+        chains = sampler(trajectories, plan.model.context, run.crop, run.rows)
         self.steps_per_row = chains.steps_per_row
         samplers = [("chains", 0, plan.optimizer.updates, chains)]
         if run.short_updates:
@@ -165,7 +175,7 @@ class Training:
                 ("chains", run.short_updates, plan.optimizer.updates, chains),
             ]
         held = [dataset.trajectories[i] for i in heldout]
-        self._heldout = sampler(held, min(plan.model.trajs, len(held)), run.crop, run.rows) if held else None
+        self._heldout = sampler(held, min(plan.model.context, len(held)), run.crop, run.rows) if held else None
         self._error = jax.jit(learner.make_error(plan.model))
 
         self.checkpoints = Checkpoints(out)
@@ -198,6 +208,13 @@ class Training:
         return {"heldout_loss": float(np.mean(errors))}
 
 
+def best_tenth(trajectories: list[Any]) -> list[Any]:
+    """The tenth with the highest returns, one at least, in their order."""
+    totals = np.array([trajectory.total for trajectory in trajectories])
+    best = np.sort(np.argsort(-totals, kind="stable")[: max(1, round(len(totals) / 10))])
+    return [trajectories[i] for i in best]
+
+
 def compile_phase(name: str, first: int, end: int, batch: Callable[[int], Any], train_step: Any, state: Any) -> Phase:
     """Compile the update for a shape of batch, and time it once on a copy of the state."""
     import jax
@@ -226,26 +243,31 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
     tokens = training.steps_per_row * tokens_per_step(plan.model.tokens)
     device = jax.devices()[0]
     kept = f"{plan.run.keep} steps of each past trajectory" if plan.run.keep else "all steps of past trajectories"
+    plain = plan.model.method in BASELINES
     lines = [
         f"data     {card.dataset} for {card.env}: {card.episodes} episodes, {card.steps:,} steps, {card.path}, "
         f"sha256 {card.sha256[:12]}",
         f"         returns: min {card.return_min:.0f}, quartiles {card.return_25:.0f} {card.return_50:.0f} "
         f"{card.return_75:.0f}, max {card.return_max:.0f}, mean {card.return_mean:.0f}",
+        *(f"         {note}" for note in card.notes),
         f"preset   {preset}: {', '.join(f'{k} {v}' for k, v in shown_flags(plan).items())}",
-        f"model    {weights:,} weights, {plan.model.layers} layers of width {plan.model.width}, {plan.model.attention} "
-        f"attention, {plan.model.dtype}",
-        f"context  up to {plan.model.trajs} trajectories, {kept}: {tokens:,} {plan.model.tokens} tokens a row, "
+        f"model    {plan.model.method}: {weights:,} weights, {plan.model.layers} layers of width {plan.model.width}"
+        + ("" if plain else f", {plan.model.attention} attention, {plan.model.dtype}"),
+        f"context  none: {plan.run.rows} windows of {training.steps_per_row} steps a batch"
+        if plain
+        else f"context  up to {plan.model.context} trajectories, {kept}: {tokens:,} {plan.model.tokens} tokens a row, "
         f"{plan.run.rows} rows a batch",
-        f"device   {device.device_kind} ({jax.default_backend()}), attention of {transformer.kernel(plan.model)}",
+        f"device   {device.device_kind} ({jax.default_backend()})"
+        + ("" if plain else f", attention of {transformer.kernel(plan.model)}"),
     ]
     for phase in training.phases:
         lines.append(
             f"plan     updates {phase.first} to {phase.end} on {phase.name}: {phase.bytes / 2**20:,.0f} MiB and "
             f"{phase.seconds:.2f} s an update, {(phase.end - phase.first) * phase.seconds / 60:.1f} min in all"
         )
-    lines.append(
-        forecast.measured(plan, envs.spec(plan.run.env), training.phases[-1].bytes, training.phases[-1].seconds)
-    )
+    if not plain and training.phases:
+        last = training.phases[-1]
+        lines.append(forecast.measured(plan, envs.spec(plan.run.env), last.bytes, last.seconds))
     lines.append(f"writes   {out}: checkpoints, metrics.csv, tensorboard, results.jsonl, report.html")
     return "\n".join(lines)
 
@@ -263,6 +285,7 @@ def train(plan: Plan, training: Training, out: Path) -> None:
     from launch.evaluate import evaluate
 
     run, checkpoints = plan.run, training.checkpoints
+    simulated = bool(envs.spec(run.env).simulator)
     stopped = catch_sigterm()
     updates = plan.optimizer.updates
     bar = tqdm(total=updates, initial=int(training.state.step), desc="train", unit="update", disable=None)
@@ -286,13 +309,18 @@ def train(plan: Plan, training: Training, out: Path) -> None:
                 if stopped:
                     print(f"\nStopped by SIGTERM; update {done} is saved. Go on with: --resume --out {out}")
                     return
-                if run.eval_every and done % run.eval_every == 0 and done < updates:
+                if simulated and run.eval_every and done % run.eval_every == 0 and done < updates:
                     evaluate(out, training.state.weights, training.meta, done, chains=run.chains)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # all that was learned is saved
     weights, update = checkpoints.weights()
-    table = evaluate(out, weights, checkpoints.meta(), update, chains=run.chains)
+    if simulated:
+        table = evaluate(out, weights, checkpoints.meta(), update, chains=run.chains)
+        print(f"\n{table}\nreport   {out / 'report.html'}", flush=True)
+    else:
+        print(
+            f"Not played: there is no simulator of {run.env}, only data. Held-out errors are in {out / 'metrics.csv'}."
+        )
     checkpoints.close()
-    print(f"\n{table}\nreport   {out / 'report.html'}", flush=True)
 
 
 def check(step: int, numbers: dict[str, Any], batch: Any, saved: int | None, out: Path) -> float:

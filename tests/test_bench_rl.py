@@ -1,6 +1,8 @@
 """Benches of training, data, rollouts and language: what they count is what they say they count."""
 
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from agent import language
 from agent.config import ModelConfig
 from data import exorl
 from launch import bench, config_flags
-from launch.bench import data, lm, rollout, timing, train
+from launch.bench import data, fullsize, lm, rollout, timing, train
 
 TINY = lm.Size(layers=1, width=16, heads=2, rows=2, context=32, updates=3, learning_rate=1e-3, contexts=(32,))
 
@@ -45,6 +47,55 @@ def test_files_written_are_files_loaded(tmp_path):
     made = data.made_up(3, 5, 0)
     assert [len(t.rewards) for t in loaded.trajectories] == [5, 5, 5]
     np.testing.assert_array_equal(loaded.trajectories[2].actions, made[2].actions)
+
+
+def test_the_full_size_is_tried_out_in_little(tmp_path, monkeypatch):
+    """In this process; the folder is gone afterwards, and the table says how the numbers hang together."""
+    folders = []
+
+    def watched(work, folder, *arguments):
+        folders.append(folder)
+        return work(folder, *arguments), fullsize.Peak(2**20, 2**22, 2**21)
+
+    monkeypatch.setattr(fullsize, "watched", watched)
+    rows = fullsize.run(settings(tmp_path))
+    found = {(row["table"].partition(",")[0].partition(":")[0], row["what"]): row for row in rows}
+    assert len(found) == len(rows) == 5 + 4 + 5 + 3
+    first, batch = found["walker_run", "first load"], found["walker_run", "a batch"]
+    assert first["steps/s"] * first["seconds"] == pytest.approx(12 * 40)
+    assert (first["private MiB"], first["resident MiB"], first["largest process MiB"]) == (1, 4, 2)
+    assert batch["steps/s"] * batch["seconds"] == pytest.approx(12 * 40)
+    assert batch["x training"] > 0
+    few, more, all_ = (found["quadruped_run", f"first load of {count}"] for count in ("2 episodes", "4 episodes", "12"))
+    assert all_["seconds"] == pytest.approx(more["seconds"] + 4 * (more["seconds"] - few["seconds"]))
+    assert "extrapolated" in all_["note"]
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_what_two_cores_make_of_one_by_hand():
+    """Ninety steps a second of one process, or a hundred and twenty without files."""
+    rates = {fullsize.ALONE: 90.0, fullsize.REWARDS: 120.0}
+    assert fullsize.efficiency(162, 2, rates) == "90% of 2 x what one process loads, 68% of 2 x rewards without files"
+
+
+def test_a_line_through_two_loads_by_hand():
+    """Two seconds to start, and ten episodes a second."""
+    assert fullsize.line((100, 300), (12.0, 32.0), 10_000) == pytest.approx(1002)
+
+
+def test_memory_of_other_processes_is_watched():
+    result, peak = fullsize.watched(time.sleep, 0.5)
+    assert result is None
+    assert 0 < peak.private <= peak.resident
+    assert 0 < peak.largest <= peak.resident
+
+
+def test_a_data_set_for_which_there_is_no_room_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(fullsize.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    episodes = fullsize.simulate("walker_run", fullsize.QUICK, 0)
+    with pytest.raises(OSError, match="GB needed for 3 episodes"):
+        fullsize.write(tmp_path / "set", episodes, 3)
+    assert not list(tmp_path.iterdir())
 
 
 def test_batches_are_compared_with_the_time_of_an_update(tmp_path, monkeypatch):

@@ -1,15 +1,17 @@
 """Data sets by name: what is found, what is said of the absent, what the card holds."""
 
-from pathlib import Path
+import json
 
 import numpy as np
 import pytest
 
-from data import catalog
-from data.exorl import Sizes, write_episode
-from launch import datasets
+import envs
+from data import catalog, d4rl, minari
+from data.episode import Episode
+from data.exorl import write_episode
 
-SIZES = Sizes(observation=3, action=2, physics=4)
+WALKER = envs.spec("walker_run")._replace(observation_size=3, action_size=2, physics_size=4)
+HOPPER = envs.spec("hopper-medium-v2")
 
 
 def add(data_dir, domain, dataset, returns):
@@ -29,8 +31,8 @@ def first_position(physics, actions):
     return physics[:, 0]
 
 
-def load(data_dir, domain="walker", dataset="td3"):
-    return catalog.load("walker_run", domain, dataset, data_dir, sizes=SIZES, reward_fn=first_position, workers=1)
+def load(data_dir, dataset="td3", **options):
+    return catalog.load(WALKER, dataset, data_dir, reward_fn=first_position, workers=1, **options)
 
 
 def test_the_card_counts_what_was_loaded(tmp_path):
@@ -58,15 +60,15 @@ def test_on_disk_lists_folders_with_episodes_only(tmp_path):
 
 
 def test_td3_serves_when_none_is_named_then_the_alphabet(tmp_path):
-    assert catalog.choose("walker", None, tmp_path) is None
-    assert catalog.choose("walker", "proto", tmp_path) == "proto"
+    assert catalog.choose(WALKER, "", tmp_path) is None
+    assert catalog.choose(WALKER, "proto", tmp_path) == "proto"
     add(tmp_path, "cheetah", "aps", [1])
-    assert catalog.choose("walker", None, tmp_path) is None
+    assert catalog.choose(WALKER, "", tmp_path) is None
     add(tmp_path, "walker", "rnd", [1])
     add(tmp_path, "walker", "icm", [1])
-    assert catalog.choose("walker", None, tmp_path) == "icm"
+    assert catalog.choose(WALKER, "", tmp_path) == "icm"
     add(tmp_path, "walker", "td3", [1])
-    assert catalog.choose("walker", None, tmp_path) == "td3"
+    assert catalog.choose(WALKER, "", tmp_path) == "td3"
 
 
 def test_an_absent_data_set_says_how_to_get_it_and_what_there_is(tmp_path):
@@ -95,10 +97,77 @@ def test_an_unknown_data_set_lists_the_known_ones(tmp_path):
     assert "unzip" not in str(raised.value) and "collect" not in str(raised.value)
 
 
-def test_the_listing_shows_where_how_many_and_how_big(tmp_path):
-    add(tmp_path, "walker", "td3", [1, 2])
-    lines = list(datasets.table(tmp_path))
-    (row,) = [line for line in lines if "walker" in line and "td3" in line and "collect" not in line]
-    assert "2 episodes" in row and "kB" in row and row.endswith(str(tmp_path / "walker" / "td3"))
-    assert any("walker/DATASET.zip" in line and "proto 2.6 GB, rnd 2.6 GB" in line for line in lines)
-    assert "nothing yet" in next(datasets.table(Path("absent")))
+def test_released_data_may_be_named_as_such(tmp_path):
+    add(tmp_path, "walker", "rnd", [1, 2, 3])
+    assert load(tmp_path, "exorl/rnd").card.sha256 == load(tmp_path, "rnd").card.sha256
+    assert catalog.episodes(WALKER, "exorl/rnd", tmp_path) == 3
+    with pytest.raises(ValueError, match=r"--dataset: expected exorl/ and one of aps, .*, smm, got exorl/td3"):
+        load(tmp_path, "exorl/td3")
+    with pytest.raises(ValueError, match=r"expected the name of a folder, .* got '../rnd'"):
+        load(tmp_path, "../rnd")
+
+
+def test_max_steps_takes_the_first_episodes_that_fit(tmp_path):
+    add(tmp_path, "walker", "td3", [1, 2, 3])
+    assert [trajectory.total for trajectory in load(tmp_path, max_steps=11).trajectories] == [1, 2]
+    assert len(load(tmp_path, max_steps=12).trajectories) == 3
+
+
+def test_the_versions_that_made_data_are_told_from_those_there_are(tmp_path):
+    add(tmp_path, "walker", "td3", [1])
+    assert load(tmp_path).card.made_with == {}
+    (tmp_path / "walker" / "td3" / "collect.json").write_text(
+        json.dumps({"versions": {"mujoco": "3.1", "dm_control": "1"}})
+    )
+    made_with = load(tmp_path).card.made_with
+    assert catalog.differences(made_with, {"mujoco": "3.1", "dm_control": "2"}) == ["dm_control 1, here 2"]
+    assert catalog.differences(made_with, {"mujoco": "3.1"}) == ["dm_control 1, here none"]
+
+
+def hop(length, reward, terminated):
+    rng = np.random.default_rng(length)
+    return Episode(
+        rng.normal(size=(length + 1, 11)).astype(np.float32),
+        rng.uniform(-1, 1, (length, 3)).astype(np.float32),
+        np.full(length, reward, np.float32),
+        terminated,
+        {},
+    )
+
+
+EPISODES = [hop(5, 1.0, True), hop(3, 2.0, True), hop(1000, 0.5, False)]
+
+
+def test_an_environment_of_d4rl_names_its_own_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("D4RL_DATASET_DIR", raising=False)
+    assert catalog.choose(HOPPER, "", tmp_path) == "d4rl"
+    with pytest.raises(
+        FileNotFoundError, match=r"hopper_medium-v2.hdf5: no such file in .*datasets fetch hopper-medium-v2"
+    ):
+        catalog.load(HOPPER, "d4rl", tmp_path, reward_fn=None, workers=1)
+    d4rl.write(tmp_path / "d4rl" / "hopper_medium-v2.hdf5", EPISODES)
+    trajectories, card = catalog.load(HOPPER, "d4rl", tmp_path, reward_fn=None, workers=1)
+    assert [len(trajectory.rewards) for trajectory in trajectories] == [5, 3, 1000]
+    assert (card.return_min, card.return_max, card.episodes) == (5.0, 500.0, 3)
+    assert catalog.episodes(HOPPER, "d4rl", tmp_path) == 3
+    assert catalog.differences(card.made_with, {"mujoco": "3.17.0", "gymnasium": "1.4.0"})
+
+
+def test_a_minari_set_is_read_by_its_name_and_an_absent_one_listed_among_those_there_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    plain = envs.spec("Hopper-v4")
+    assert catalog.choose(plain, "", tmp_path) is None
+    minari.write("made/hopper-v0", EPISODES, env_id="Hopper-v4", requirements=["mujoco==3.1", "gymnasium"])
+    trajectories, card = catalog.load(plain, "minari/made/hopper-v0", tmp_path, reward_fn=None, workers=1)
+    assert [trajectory.total for trajectory in trajectories] == [5.0, 6.0, 500.0]
+    assert card.made_with == {"mujoco": "3.1"}
+    assert catalog.episodes(plain, "minari/made/hopper-v0", tmp_path) == 3
+    assert catalog.episodes(plain, "minari/made/none-v0", tmp_path) == 0
+    with pytest.raises(FileNotFoundError, match=r"made/none-v0: no data set.*Minari sets on disk: made/hopper-v0"):
+        catalog.load(plain, "minari/made/none-v0", tmp_path, reward_fn=None, workers=1)
+
+
+def test_a_folder_of_exorl_s_format_is_not_for_gymnasium(tmp_path):
+    with pytest.raises(ValueError, match="td3 is of ExoRL's format, which is for dm_control; Hopper-v4 is not"):
+        catalog.load(envs.spec("Hopper-v4"), "td3", tmp_path, reward_fn=None, workers=1)

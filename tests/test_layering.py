@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = {
     "agent": {"agent", "data.trajectory", "data.scaling", "data.chain", "jax", "numpy", "optax", "tokamax"},
-    "data": {"data", "numpy", "tqdm"},
+    "data": {"data", "numpy", "tqdm", "h5py", "pooch", "requests", "minari"},
     "envs": {"envs", "numpy", "tqdm", "gymnasium", "dm_control", "mujoco"},
 }
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from agent import policy as policy_module
 from agent import transformer
 from agent.config import ModelConfig
 from agent.policy import CachedPolicy
@@ -110,6 +111,37 @@ def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(l
         length = sum(len(part.timesteps) for part in parts)
         predicted = np.asarray(predict(as_batch(parts)))[0, length - lengths[e, c] : length]
         np.testing.assert_allclose(played[e][c][1], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
+
+
+@pytest.mark.parametrize("layout", ["fused", "interleaved"])
+@pytest.mark.parametrize("keep", [0, 3])
+def test_a_prompt_is_a_past_that_was_not_played(layout, keep, monkeypatch):
+    monkeypatch.setattr(policy_module, "PREFILL", 5)
+    rng = np.random.default_rng(8)
+    prompt = [
+        Trajectory(rng.normal(size=(n, O)), rng.uniform(-1, 1, (n, A)), rng.uniform(0, 1.5, n)) for n in (12, 2, 11)
+    ]
+    config = ModelConfig(tokens=layout, layers=2, width=16, heads=2, trajs=5, attention="vanilla", rope=True)
+    weights = transformer.init_weights(jax.random.key(1), config, O, A)
+    weights = weights._replace(tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head)
+    policy = CachedPolicy(
+        weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=CHAINS, seed=0, prompt=prompt
+    )
+    first = play(policy, np.random.default_rng(5), EQUAL[:1])
+    policy.reset()
+    again = play(policy, np.random.default_rng(5), EQUAL[:1])
+    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    ascending = sorted((Attempt.of(t) for t in prompt), key=lambda attempt: attempt.total)
+    past = cut_past(ascending, RULES, keep, TARGET, np.random.default_rng(0))
+    for c in range(CHAINS):
+        np.testing.assert_array_equal(first[0][c][1], again[0][c][1])
+        own = Attempt.of(Trajectory(*first[0][c]))
+        pair = cut_past([ascending[-1], own], RULES, 0, TARGET, rng)
+        current = select(pair, pair.trajectories == 1)
+        parts = [past, current._replace(trajectories=np.full(T, len(prompt)))]
+        length = len(past.timesteps) + T
+        predicted = np.asarray(predict(as_batch(parts)))[0, length - T : length]
+        np.testing.assert_allclose(first[0][c][1], predicted, atol=3e-5)
 
 
 def test_reset_forgets_everything():

@@ -122,6 +122,13 @@ def test_the_gain_from_context_pairs_the_chains():
     assert gain_from_context(own, {}) is None
 
 
+def test_a_prompt_is_set_against_the_control_episode_by_episode():
+    rows = rows_of([[1, 2], [3, 4]]) + rows_of([[2, 4], [6, 8]], "none") + rows_of([[4, 6], [8, 9]], "best")
+    result = newest_result(rows, np.array([9.0]), trajs=None)
+    assert list(result.chains) == ["own", "none", "best"]
+    assert list(result.prompts) == ["best"] and result.prompts["best"].mean == 1.75  # 5 - 3 = 2 and 8.5 - 7 = 1.5
+
+
 def test_a_result_shows_the_newest_update_and_keeps_the_older_ones_as_history():
     rows = rows_of([[1, 2], [1, 4]], update=50) + rows_of([[5, 6], [5, 8]], update=100)
     result = newest_result(rows, np.array([10.0, 4.0]), trajs=None)

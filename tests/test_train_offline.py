@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from data import exorl
+from data import d4rl, exorl
+from data.episode import Episode
 from launch.checkpoint import Checkpoints
+from launch.metrics import read_rows
 
 TINY = [
     *(
@@ -137,6 +139,9 @@ def test_evaluate_plays_a_checkpoint(unbroken):
     done = run("evaluate", f"--checkpoint={out}", "--trajs=1,2", "--chains=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "report.html" in done.stdout
+    last = read_rows(out / "results.jsonl")[-16:]
+    assert [row["protocol"] for row in last[::4]] == ["own", "none", "best", "worst"]
+    assert "The data's worst trajectories in context change the mean episode" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -164,3 +169,29 @@ def test_a_diverging_run_stops_with_the_batch_and_keeps_the_checkpoint(data_dir,
     assert done.returncode != 0
     assert "expected finite numbers" in done.stderr
     assert list(out.glob("diverged_*.npz"))
+
+
+def test_a_baseline_learns_from_a_file_of_d4rl_and_plays_episodes_that_end_early(tmp_path):
+    rng = np.random.default_rng(0)
+    episodes = [
+        Episode(
+            rng.normal(size=(n + 1, 11)).astype(np.float32),
+            rng.uniform(-1, 1, (n, 3)).astype(np.float32),
+            rng.uniform(0, 1, n).astype(np.float32),
+            True,
+            {},
+        )
+        for n in (12, 30, 9, 21, 17)
+    ]
+    d4rl.write(tmp_path / "hopper_medium-v2.hdf5", episodes)
+    out = tmp_path / "run"
+    sizes = ("--width=8", "--rows=4", "--updates=6", "--trajs=3", "--chains=2", "--crop=4", "--log_every=2")
+    data = ("--env=hopper-medium-v2", f"--data_dir={tmp_path}", f"--out={out}")
+    done = run("train_offline", *data, "--method=rvs", "--preset=baseline", *sizes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "d4rl for hopper-medium-v2: 5 episodes, 89 steps" in done.stdout
+    assert "warning: the data were made with mujoco 2 (mujoco-py), here" in done.stdout
+    rows = read_rows(out / "results.jsonl")
+    assert {(row["method"], row["protocol"], row["env_id"]) for row in rows} == {("RvS", "none", "Hopper-v4")}
+    assert len(rows) == 6 and len({row["length"] for row in rows}) > 1
+    assert all(row["score"] == pytest.approx((row["return"] + 20.272305) / 32.54572305) for row in rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-BENCHES = ("memory", "layer", "attention", "train", "rollout", "data", "context", "lm")
+BENCHES = ("memory", "layer", "attention", "train", "rollout", "data", "fullsize", "context", "lm")
 
 Row = dict[str, Any]
 

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -177,16 +178,17 @@ def update_seconds(case: Case, settings: Settings) -> tuple[float, str]:
 def files(settings: Settings) -> list[Row]:
     """Seconds to load a data set in ExoRL's format: checked and relabelled the first time, mapped from then on."""
     from data import exorl
+    from envs.dmc import relabel
 
     episodes, steps = (4, 100) if settings.quick else (40, 1000)
-    size, workers = envs.spec(ENV), cores()
+    size, workers, rewards = envs.spec(ENV), cores(), partial(relabel, ENV)
     sizes = exorl.Sizes(size.observation_size, size.action_size, size.physics_size)
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), episodes, steps, settings.seed)
         megabytes = sum(path.stat().st_size for path in Path(folder).rglob("*.npz")) / 1e6
         times = [
             _seconds_once(
-                lambda: exorl.load(Path(folder), name=ENV, sizes=sizes, reward_fn=envs.reward_fn(ENV), workers=workers)
+                lambda: exorl.load(Path(folder), name=ENV, sizes=sizes, reward_fn=rewards, workers=workers)
             )
             for _ in range(3)
         ]

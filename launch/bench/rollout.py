@@ -20,7 +20,7 @@ import numpy as np
 import envs
 from launch.bench import Plot, Row, Settings, timing
 from launch.bench.data import ENV, cores, preset
-from launch.evaluate import make_cached_policy
+from launch.evaluate import policy_of
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig
@@ -60,7 +60,7 @@ def cpu_policy(seed: int, trajs: int = 0) -> MakePolicy:
     model = replace(plan.model, trajs=trajs or plan.model.trajs)
     weights = transformer.init_weights(jax.random.key(seed), model, size.observation_size, size.action_size)
     weights = jax.tree.map(np.asarray, weights)
-    return partial(make_cached_policy, weights, model, _scaling(), plan.rules, plan.run.keep, size.episode_length, seed)
+    return partial(policy_of, weights, model, _scaling(), plan.rules, plan.run.keep, size.episode_length, seed, ())
 
 
 def end_to_end(settings: Settings) -> list[Row]:

@@ -1,0 +1,98 @@
+"""gymnasium's MuJoCo environments, in the manner of the others: float32 observations, no bookkeeping of gymnasium's."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("MUJOCO_GL", "disable")  # else importing MuJoCo looks for a display
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+
+from envs.specs import Spec
+
+if TYPE_CHECKING:
+    from envs.camera import Camera
+
+_DIVERGED = [
+    int(kind)
+    for kind in (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+]
+
+
+class Locomotion(gymnasium.Env):
+    """An environment of gymnasium's registry: observations [O] float32, actions [A] in [-1, 1].
+
+    Where `size` expects more observations than gymnasium gives, zeros follow (D4RL's Ant, see envs.mujoco). Episodes
+    end early, terminated, where the environment says so; the last step of `size.episode_length` is truncated.
+    """
+
+    def __init__(self, size: Spec, render_mode: str | None = None):
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"{size.name}: render_mode is {render_mode!r}, expected None or 'rgb_array'")
+        self.size = size
+        self.render_mode = render_mode
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size.observation_size,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size.action_size,), np.float32)
+        self._env = _create(size)
+        self.metadata = self._env.metadata | {"render_modes": ["rgb_array"]}
+        self._warnings = self._env.data.warning.number
+        self._timestep = 0
+        self._camera: Camera | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode. The same seed gives the same initial state; no seed goes on with the last one."""
+        super().reset(seed=seed)
+        self._timestep = 0
+        observation, _ = self._env.reset(seed=seed)
+        return self._padded(observation), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Apply an action [A] for one control step. Raises RuntimeError when the simulation diverges."""
+        observation, reward, terminated, _, _ = self._env.step(action)
+        if self._warnings[_DIVERGED].any():  # MuJoCo has begun again from the model's own state, without a word
+            raise RuntimeError(f"{self.size.name}: the simulation diverged at step {self._timestep}")
+        self._timestep += 1
+        truncated = self._timestep >= self.size.episode_length
+        return self._padded(observation), float(reward), bool(terminated), truncated, {}
+
+    def physics_state(self) -> np.ndarray:
+        """[P] float64: positions and velocities, as D4RL stores them in infos/qpos and infos/qvel."""
+        return np.concatenate((self._env.data.qpos, self._env.data.qvel))
+
+    def render(self) -> np.ndarray:
+        """[240, 320, 3] uint8 from the model's own camera. Raises RuntimeError when there is no OpenGL."""
+        if self.render_mode is None:
+            raise RuntimeError(f"{self.size.name}: made without a render_mode, expected 'rgb_array'")
+        if self._camera is None:
+            from envs.camera import Camera
+
+            self._camera = Camera(self._env.model)
+        return self._camera.render(self._env.data)
+
+    def close(self) -> None:
+        """Free the camera, if there is one."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
+
+    def _padded(self, observation: np.ndarray) -> np.ndarray:
+        padded = np.zeros(self.size.observation_size, np.float32)
+        padded[: len(observation)] = observation
+        return padded
+
+
+def _create(size: Spec) -> Any:
+    """gymnasium's environment without its wrappers; gymnasium.make would say every time that v4 is out of date."""
+    entry = gymnasium.spec(size.env_id).entry_point
+    listener = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: None)  # half_cheetah.xml is old; MuJoCo would leave a log in the folder
+    try:
+        return load_env_creator(entry)()  # type: ignore[arg-type]
+    except ImportError as error:
+        raise ImportError(f"{size.name}: {error}; install gymnasium's MuJoCo part (pip install imageio)") from error
+    finally:
+        mujoco.set_mju_user_warning(listener)
