@@ -127,13 +127,13 @@ def _recorded_rewards(cache: Path, name: str, recorded: list[str], ends: Sequenc
         with contextlib.suppress(EOFError, ValueError):
             count = int(path.name.split(".")[-3])
             served = min(count, len(ends) - 1)
-            made_here = count <= len(recorded) and path.name == _rewards_name(name, recorded[:count])
+            made_here = count <= len(recorded) and path.name == rewards_name(name, recorded[:count])
             if served and made_here and len(_map(path)) >= ends[served]:
                 found[served] = path
     return (found[max(found)], max(found)) if found else (None, 0)
 
 
-def _rewards_name(name: str, digests: Sequence[str]) -> str:
+def rewards_name(name: str, digests: Sequence[str]) -> str:
     """The file of the rewards of these episodes: another for other content, or another simulator."""
     versions = []
     for package in ("mujoco", "dm_control", "numpy"):
@@ -185,7 +185,7 @@ def _build(
             (folder / "meta.json").write_text(json.dumps(content))
             _sync(folder / "meta.json")
             os.replace(folder / "meta.json", meta)
-        target = cache / _rewards_name(source.name, known[: len(stamps)])
+        target = cache / rewards_name(source.name, known[: len(stamps)])
         os.replace(folder / "rewards.npy", target)
     for old_file in cache.glob(f"rewards.{source.name}.*"):
         if old_file != target:
@@ -221,7 +221,7 @@ def _convert(job: Job, *, source: Source, folder: Path) -> list[str]:
         if job.whole:
             rows["observations"].append(arrays["observation"][:-1])
             rows["actions"].append(np.clip(arrays["action"][1:], -1, 1))
-            digests.append(_digest(arrays))
+            digests.append(digest(arrays))
     for key, parts in rows.items():
         with (folder / f"{key}.npy").open("r+b") as file:
             np.lib.format.read_magic(file)
@@ -240,7 +240,7 @@ def _relabel(path: Path, arrays: dict[str, np.ndarray], source: Source) -> np.nd
     return rewards[1:]
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
+def digest(arrays: dict[str, np.ndarray]) -> str:
     """Of what an episode holds: the same however it is stored."""
     digest = hashlib.sha256()
     for key in HASHED:

@@ -105,7 +105,7 @@ def _cached(cache: Path, files: Sequence[Path], steps: Sequence[int]) -> tuple[s
         for path in sorted(cache.glob("rewards.*.npy")):
             _, task, number, *_ = path.name.split(".")
             count = int(number)
-            if 0 < count <= len(known) and path.name == exorl_cache._rewards_name(task, known[:count]):
+            if 0 < count <= len(known) and path.name == exorl_cache.rewards_name(task, known[:count]):
                 starts = np.cumsum([0, *steps[: count - 1]])
                 rewards = np.load(path, mmap_mode="r")[: sum(steps[:count])]
                 returns[task] = np.add.reduceat(rewards, starts, dtype=np.float64)

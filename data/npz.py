@@ -79,6 +79,10 @@ class Archive:
             stored.CRC = None  # type: ignore[assignment]
             return Member(self, key, member, self._zip.read(stored))
 
+    def array(self, key: str) -> np.ndarray:
+        """One array, read-only."""
+        return self.open(key).array()
+
     def reserve(self, size: int) -> None:
         """Count the bytes that are to be inflated."""
         self._left -= size

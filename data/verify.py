@@ -119,7 +119,7 @@ def _check_episodes(paths: Iterable[Path], expected: Expected) -> _Result:
             for key in archive.keys:
                 if key not in arrays:
                     archive.array(key)
-            result.digests.append(exorl_cache._digest(arrays))
+            result.digests.append(exorl_cache.digest(arrays))
         except (ValueError, OSError) as error:
             result.bad.append(str(error))
     return result

@@ -13,7 +13,7 @@ from agent import language
 from agent.config import ModelConfig
 from data import exorl
 from launch import bench, config_flags
-from launch.bench import data, fullsize, lm, rollout, timing, train
+from launch.bench import data, fullsize, lm, rollout, timing, train, watch
 
 TINY = lm.Size(layers=1, width=16, heads=2, rows=2, context=32, updates=3, learning_rate=1e-3, contexts=(32,))
 
@@ -55,7 +55,7 @@ def test_the_full_size_is_tried_out_in_little(tmp_path, monkeypatch):
 
     def watched(work, folder, *arguments):
         folders.append(folder)
-        return work(folder, *arguments), fullsize.Peak(2**20, 2**22, 2**21)
+        return work(folder, *arguments), watch.Peak(2**20, 2**22, 2**21)
 
     monkeypatch.setattr(fullsize, "watched", watched)
     rows = fullsize.run(settings(tmp_path))
@@ -84,7 +84,7 @@ def test_a_line_through_two_loads_by_hand():
 
 
 def test_memory_of_other_processes_is_watched():
-    result, peak = fullsize.watched(time.sleep, 0.5)
+    result, peak = watch.watched(time.sleep, 0.5)
     assert result is None
     assert 0 < peak.private <= peak.resident
     assert 0 < peak.largest <= peak.resident

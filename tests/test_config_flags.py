@@ -35,7 +35,7 @@ def test_every_flag_shows_its_default_and_help(parsed):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="accelerator, cpu"):
+    with pytest.raises(ValueError, match="accelerator, baseline, cpu"):
         config_flags.read_preset("tpu")
 
 

@@ -150,7 +150,7 @@ def test_evaluate_plays_a_checkpoint(unbroken):
         (["--env=walker_fly"], "walker_fly"),
         (["--env=cartpole_swingup", "--dataset=nothing"], "no data set"),
         (["--env=cartpole_swingup", "--trajs=11"], "--trajs: expected at most"),
-        (["--env=cartpole_swingup", "--preset=tpu"], "accelerator, cpu"),
+        (["--env=cartpole_swingup", "--preset=tpu"], "accelerator, baseline, cpu"),
         (["--env=cartpole_swingup", "--updates=10"], "--short_updates: expected fewer than --updates 10, got 600"),
         (["--env=cartpole_swingup", "--accumulate=3"], "--accumulate: expected a divisor of --rows 4, got 3"),
     ],

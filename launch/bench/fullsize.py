@@ -10,14 +10,10 @@ import io
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
-from multiprocessing import get_context
-from os import getpid
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +21,7 @@ import envs
 from data import exorl
 from launch.bench import Plot, Row, Settings, timing
 from launch.bench.data import Case, cores, made_up, preset, sampler
+from launch.bench.watch import Peak, watched
 
 if TYPE_CHECKING:
     from data.chain import ChainRules
@@ -36,7 +33,6 @@ PLOT = Plot(bars=("what",), values=("steps/s",))
 ENV, OTHER = "walker_run", "quadruped_run"
 TRAJS = 32
 REWARDS, ALONE = "rewards computed", "a first load, one process"
-Result = TypeVar("Result")
 Arrays = dict[str, np.ndarray]
 
 
@@ -53,17 +49,6 @@ class Scale(NamedTuple):
 
 FULL = Scale(10_000, 1000, 20, (150, 450))
 QUICK = Scale(12, 40, 2, (2, 4))
-
-
-class Peak(NamedTuple):
-    """Most bytes at once of a process and those that it starts, together."""
-
-    private: int
-    """Nobody else can give them back: RssAnon."""
-    resident: int
-    """With what is mapped from files."""
-    largest: int
-    """Resident bytes of the largest single process."""
 
 
 def run(settings: Settings) -> list[Row]:
@@ -134,7 +119,7 @@ def one_core(name: str, episodes: list[Arrays], settings: Settings, folder: Path
         ALONE: lambda: first_load(folder / "parts", name, 1),
     }
     notes = (
-        "mj_step1 of every state",
+        "bodies, velocities and sensors of every state",
         "this project's reward function",
         "dm_control's physics and task, state by state",
     )
@@ -156,19 +141,22 @@ def one_core(name: str, episodes: list[Arrays], settings: Settings, folder: Path
 
 
 def simulator(name: str, states: list[tuple[np.ndarray, np.ndarray]]) -> timing.Thunk:
-    """The least that positions and velocities of every state need: one call of MuJoCo each."""
+    """MuJoCo's part of every state: bodies, their velocities, and the sensors of both; no contacts, no forces."""
     import mujoco
     from dm_control import suite
 
     size = envs.spec(name)
     model = suite.load(size.domain, size.task).physics.model.ptr
     data = mujoco.MjData(model)
+    names = "kinematics", "comPos", "comVel", "subtreeVel", "sensorPos", "sensorVel"
+    stages = [getattr(mujoco, f"mj_{stage}") for stage in names]
 
     def work() -> None:
         for physics, _ in states:
             for state in physics:
                 data.qpos[:], data.qvel[:] = state[: model.nq], state[model.nq : model.nq + model.nv]
-                mujoco.mj_step1(model, data)
+                for stage in stages:
+                    stage(model, data)
 
     return work
 
@@ -311,41 +299,3 @@ def _row(table: str, what: str, seconds: float, steps: int, peak: Peak | None, n
         mebibytes = {"private MiB": peak.private, "resident MiB": peak.resident, "largest process MiB": peak.largest}
         row |= {name: value / 2**20 for name, value in mebibytes.items()}
     return row
-
-
-def watched(work: Callable[..., Result], *arguments: object) -> tuple[Result, Peak]:
-    """A function in a process of its own, with the most memory that this and those that it starts have held."""
-    peak = Peak(0, 0, 0)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        future = pool.submit(work, *arguments)
-        while not future.done():
-            wait([future], timeout=0.1)
-            held = list(map(memory, descendants(getpid())))
-            if held:
-                private, resident = (sum(each) for each in zip(*held, strict=True))
-                largest = max(found for _, found in held)
-                peak = Peak(*map(max, peak, (private, resident, largest)))
-        return future.result(), peak
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """The processes that a process has started, and those that they have; none where there is no /proc."""
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(word) for word in path.read_text().split()]
-        except OSError:  # it has ended
-            continue
-        for child in children:
-            yield child
-            yield from descendants(child)
-
-
-def memory(pid: int) -> tuple[int, int]:
-    """Private and resident bytes of a process; zeros where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0, 0
-    fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
-    private, resident = (1024 * int(fields[key][0]) if key in fields else 0 for key in ("RssAnon", "VmRSS"))
-    return private, resident
