@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs import mujoco, specs
+from envs import family, mujoco, specs
 from envs.specs import Spec
 
 if TYPE_CHECKING:
@@ -19,14 +19,17 @@ NAMES: tuple[str, ...] = tuple(_SPECS)
 
 def spec(name: str) -> Spec:
     """The sizes of an environment. Raises ValueError, listing the known names, for any other."""
+    if found := family.find(name):
+        return _SPECS[found.start]._replace(name=name, task=name.removeprefix(f"{found.domain}_"))
     if name not in _SPECS:
-        raise ValueError(f"unknown environment {name!r}, expected one of: {', '.join(NAMES)}")
+        raise ValueError(f"unknown environment {name!r}, expected one of: {', '.join((*NAMES, *family.NAMES))}")
     return _SPECS[name]
 
 
 def families() -> str:
     """The names in a line, for the help of a flag."""
     control = ", ".join(found.name for found in _SPECS.values() if found.simulator == "dm_control")
+    control = f"{control}; families of tasks {', '.join(family.NAMES)}"
     return f"{control}; D4RL's, such as hopper-medium-replay-v2; gymnasium's, such as Hopper-v5, for Minari's data"
 
 
@@ -46,6 +49,10 @@ def make(name: str, render_mode: str | None = None) -> "gymnasium.Env":
     if found.simulator == "dm_control":
         from envs.dmc import ControlSuite
 
+        if tasks := family.find(name):
+            from envs.family_env import FamilyEnv
+
+            return FamilyEnv(tasks, ControlSuite(spec(tasks.start), render_mode))
         return ControlSuite(found, render_mode)
     return mujoco.make(found, render_mode)
 
@@ -58,6 +65,8 @@ def reward_fn(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | Non
     """
     if spec(name).simulator != "dm_control":
         return None
+    if tasks := family.find(name):
+        return functools.partial(tasks.feature, -1)  # the posture, which every task of the family rewards
     from envs.dmc import relabel
 
     return functools.partial(relabel, name)

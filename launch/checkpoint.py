@@ -18,6 +18,7 @@ from agent.learner import TrainState
 from agent.network import Weights
 from data.chain import ChainRules
 from data.scaling import Scaling
+from data.segments import SegmentRules
 
 logging.getLogger("absl").setLevel(logging.WARNING)
 FORMAT = 1
@@ -41,11 +42,14 @@ class Meta(NamedTuple):
     seed: int
     made_with: dict[str, str] = {}  # noqa: RUF012 - never written to
     """Versions of the simulator that made the data, by package; empty where they are not recorded."""
+    segments: SegmentRules = SegmentRules()
+    """Read where the environment is a family of tasks."""
 
     def to_json(self) -> dict[str, Any]:
         from dataclasses import asdict
 
-        plain = self._asdict() | {name: asdict(getattr(self, name)) for name in ("model", "optimizer", "rules")}
+        configs = ("model", "optimizer", "rules", "segments")
+        plain = self._asdict() | {name: asdict(getattr(self, name)) for name in configs}
         scaling = {k: np.asarray(v, np.float64).tolist() for k, v in self.scaling._asdict().items()}
         return plain | {"scaling": scaling, "format": FORMAT}
 
@@ -61,6 +65,7 @@ class Meta(NamedTuple):
                 "model": ModelConfig(**stored["model"]),
                 "optimizer": OptimizerConfig(**stored["optimizer"]),
                 "rules": ChainRules(**stored["rules"]),
+                "segments": SegmentRules(**stored.get("segments", {})),
                 "scaling": Scaling(
                     np.array(s["mean"], np.float32),
                     np.array(s["std"], np.float32),

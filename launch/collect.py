@@ -29,6 +29,7 @@ from tqdm import tqdm
 import envs
 from agent import explore
 from data import catalog, convert, exorl, minari
+from envs.family import find as find_family
 from launch import program
 from launch.metrics import provenance, write_atomically
 
@@ -53,6 +54,10 @@ def collect(
     size = envs.spec(env_name)
     if size.simulator != "dm_control":
         raise ValueError(f"--env: expected an environment of dm_control to collect in, got {env_name}")
+    if family := find_family(env_name):
+        from launch import commands
+
+        return commands.collect(family, agent, episodes, seed, data_dir, dataset)
     if agent not in explore.AGENTS:
         raise ValueError(f"unknown agent {agent!r}, expected one of: {', '.join(explore.AGENTS)}")
     if episodes < 1 or seed < 0:
@@ -265,7 +270,7 @@ def main(_: list[str]) -> None:
 def define_flags() -> None:
     """Not when imported: launch.train_offline has flags of the same names."""
     flags.DEFINE_string("env", "walker_run", f"Environment: {envs.families()}.")
-    flags.DEFINE_string("agent", "td3", f"Who plays: {', '.join(explore.AGENTS)}.")
+    flags.DEFINE_string("agent", "td3", f"Who plays: {', '.join(explore.AGENTS)}; commands in a family of tasks.")
     flags.DEFINE_integer("episodes", 100, "Episodes that the data set holds at the end.")
     flags.DEFINE_integer("seed", 0, "Of networks, exploration and initial states.")
     flags.DEFINE_string("data_dir", "datasets", "Where data sets lie, as <domain>/<dataset>/buffer.")

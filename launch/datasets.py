@@ -9,7 +9,6 @@ Names are exorl/<domain>/<folder> under --data_dir, d4rl/<id> (or the id alone) 
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from absl import flags
 import envs
 from data import catalog, d4rl, exorl, minari
 from data.inventory import Held, held
-from launch import program
+from launch import program, workers
 
 if TYPE_CHECKING:
     from data.convert import Place
@@ -272,7 +271,7 @@ def _episode_lengths() -> dict[str, int]:
 
 
 def _workers() -> int:
-    return _WORKERS.value or os.cpu_count() or 1
+    return _WORKERS.value or workers.cores()
 
 
 if __name__ == "__main__":

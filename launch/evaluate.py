@@ -5,7 +5,6 @@ initial states with an empty context. All numbers go to results.jsonl, tables an
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +16,8 @@ import gymnasium
 from absl import flags
 
 import envs
-from launch import program
+from envs.family import find as find_family
+from launch import program, workers
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig
@@ -52,6 +52,13 @@ def evaluate(
       protocols: of PROTOCOLS; a method without a context has only an empty one.
       data: what prompts are taken from.
     """
+    if find_family(meta.env):
+        from launch import family_evaluation
+
+        if trajs or video:
+            raise ValueError("--trajs, --video: expected neither in a family of tasks, whose evaluation is one")
+        evaluate_family = partial(family_evaluation.evaluate, starts=chains, seed=seed, ask=target_return)
+        return evaluate_family(out, weights, meta, update)
     from data.catalog import differences
     from launch.metrics import append_rows, provenance
     from launch.report import report
@@ -136,7 +143,7 @@ def play(
         make_env,
         make_policy,
         chains=chains,
-        processes=(os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1,
+        processes=workers.count(),
         context=protocol == "own",
         label=PROTOCOLS[protocol],
         **asked._asdict(),
@@ -281,7 +288,7 @@ def data_of(out: Path, meta: "Meta") -> "list[Trajectory]":
         meta.dataset,
         data_dir,
         reward_fn=envs.reward_fn(meta.env),
-        workers=os.cpu_count() or 1,
+        workers=workers.cores(),
         max_steps=config.get("max_steps", 0),
     )
     if dataset.card.sha256 != meta.dataset_hash:

@@ -11,6 +11,8 @@ from absl import flags
 import envs
 from agent.config import BASELINES, ModelConfig, OptimizerConfig, number
 from data.chain import ChainRules
+from data.segments import SegmentRules
+from envs.family import find as find_family
 from launch import config_flags
 
 
@@ -62,18 +64,20 @@ class RunConfig:
                 raise ValueError(f"--{name}: expected 0 or more, got {getattr(self, name)}")
 
 
-CONFIGS = (RunConfig, ModelConfig, OptimizerConfig, ChainRules)
+CONFIGS = (RunConfig, ModelConfig, OptimizerConfig, ChainRules, SegmentRules)
 WATCHING = ("out", "data_dir", "chains", "eval_every", "save_every", "log_every", "wandb", "episodes")
 """Flags that may differ when a run goes on: they do not touch what is learned."""
 
 
 class Plan(NamedTuple):
-    """The four configurations of a run."""
+    """The configurations of a run."""
 
     run: RunConfig
     model: ModelConfig
     optimizer: OptimizerConfig
     rules: ChainRules
+    segments: SegmentRules = SegmentRules()
+    """Read where the environment is a family of tasks."""
 
     def flags(self) -> dict[str, Any]:
         """Every flag and its value."""
@@ -89,6 +93,20 @@ class Plan(NamedTuple):
             raise ValueError(
                 f"--accumulate: expected a divisor of --rows {self.run.rows}, got {self.optimizer.accumulate}"
             )
+        if find_family(self.run.env):
+            self._check_family()
+
+    def _check_family(self) -> None:
+        """Chains of segments are of one shape, and read by one kind of model."""
+        for name, expected, got in (
+            ("method", "at", self.model.method),
+            ("tokens", "fused", self.model.tokens),
+            ("short_updates", 0, self.run.short_updates),
+            *((name, self.segments.segment, getattr(self.run, name)) for name in ("keep", "crop")),
+            ("window", self.segments.segment, self.model.window),
+        ):
+            if got != expected:
+                raise ValueError(f"--{name}: expected {expected} for a family of tasks, got {got}")
 
 
 def read_flags() -> tuple[Plan, bool, str]:
@@ -108,15 +126,29 @@ def read_flags() -> tuple[Plan, bool, str]:
         config_flags.fill({k: str(v) for k, v in stored.items() if k != "out"}, typed)
     elif preset != "none":
         if preset == "auto":
-            preset = "cpu" if jax.default_backend() == "cpu" else "accelerator"
-            if flags.FLAGS.method in BASELINES:
-                preset = "baseline"
-        config_flags.fill(config_flags.read_preset(preset), typed)
+            preset = auto_preset(flags.FLAGS.env, flags.FLAGS.method, jax.default_backend())
+        fill_preset(preset, typed)
     if flags.FLAGS.trajs == config_flags.AUTO:
         choose_trajs()
     plan = read_plan()
     plan.check()
     return plan, resume, "the stored run" if resume else preset
+
+
+def auto_preset(env: str, method: str, backend: str) -> str:
+    """The preset that --preset auto stands for."""
+    if find_family(env):
+        return "family"
+    if method in BASELINES:
+        return "baseline"
+    return "cpu" if backend == "cpu" else "accelerator"
+
+
+def fill_preset(preset: str, typed: set[str]) -> None:
+    """Set every flag that was not typed to what a preset says."""
+    config_flags.fill(config_flags.read_preset(preset), typed)
+    if find_family(flags.FLAGS.env):
+        config_flags.fill(dict.fromkeys(("keep", "crop", "window"), str(flags.FLAGS.segment)), typed)
 
 
 def read_plan() -> Plan:
@@ -126,6 +158,7 @@ def read_plan() -> Plan:
         config_flags.read(ModelConfig),
         config_flags.read(OptimizerConfig),
         config_flags.read(ChainRules),
+        config_flags.read(SegmentRules),
     )
 
 

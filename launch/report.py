@@ -1,8 +1,9 @@
-"""results.jsonl -> a table, plots and one self-contained HTML page: `python -m launch.report --out DIR`."""
+"""results.jsonl -> a table, plots and one self-contained HTML page: `python -m launch.report --out DIR`.
 
-import base64
+`python -m launch.report results/` draws the tables and figures of sweeps again, from the rows that launch.ablate left.
+"""
+
 import csv
-import html
 import io
 import json
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from envs.scores import normalised_score, reference
-from launch import program
+from launch import ablation_report, page, program
 from launch.metrics import read_metrics, read_rows, write_atomically
 from launch.plots import draw
 from launch.statistics import Estimate, Result, newest_result
@@ -184,25 +185,6 @@ _CAPTIONS = {
     "any learning in context; read it against the control only.",
     "training": "Thin: every logged value. Thick: a running mean.",
 }
-_CSS = """
-body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; color: #2b3138;
-       max-width: 940px; margin: 32px auto 64px; padding: 0 24px; background: #fff; }
-h1 { font-size: 27px; margin: 0 0 2px; }
-h2, summary { font-size: 19px; font-weight: 700; margin: 36px 0 8px; }
-.lead { background: #f3f7fb; border-left: 4px solid #0b6fb8; padding: 12px 18px; margin: 18px 0; }
-.lead p { margin: 4px 0; } .lead p:first-child { font-size: 18px; font-weight: 600; }
-.quiet, figcaption { color: #5b636b; font-size: 14px; }
-figure { margin: 14px 0 26px; } img { max-width: 100%; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: 5px 8px; border-bottom: 1px solid #e8ebee; text-align: right; white-space: nowrap; }
-th { color: #5b636b; font-weight: 600; }
-.own { color: #0b6fb8; } .none { color: #b4530a; } .data { color: #5b636b; }
-.best { color: #2e7d32; } .worst { color: #7a3e9d; }
-.facts th, .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
-.facts th { width: 30%; font-weight: 400; }
-pre { background: #f6f7f9; padding: 12px 14px; font-size: 13.5px; white-space: pre-wrap; }
-pre { overflow-wrap: anywhere; } summary { cursor: pointer; }
-"""
 
 
 def _page(
@@ -215,83 +197,60 @@ def _page(
     row = result.row
     asked = f"asked for a return of {row['target_return']:.1f}"
     shown = [row["method"], f"update {row['update']:,}", f"data set {row['dataset']}", f"seed {row['seed']}"]
-    figures = {name: _figure(image, "png", _CAPTIONS[name]) for name, image in images.items()}
+    cells = _cells(result, "±")
+    figures = {name: page.figure(image, "png", _CAPTIONS[name]) for name, image in images.items()}
     parts = [
-        _element("h1", row["env"]),
-        _element("p", " · ".join([*shown, asked, row["time"]]), "quiet"),
-        f'<div class="lead">{"".join(_element("p", line) for line in _headline(result, "±"))}</div>',
+        page.element("h1", row["env"]),
+        page.element("p", " · ".join([*shown, asked, row["time"]]), "quiet"),
+        page.lead(_headline(result, "±")),
         figures["returns_by_episode"],
         figures["returns_vs_trajs"],
-        _element("h2", "Return against the number of trajectories in context"),
-        _result_table(result),
-        _element(
+        page.element("h2", "Return against the number of trajectories in context"),
+        page.table(_HEADER, cells, [line[1] for line in cells]),
+        page.element(
             "p",
             "Each chain gives one number; shown is the mean over chains ± half of its 95% Student-t "
             "interval. Falls: episodes below half of the best episode in the data.",
             "quiet",
         ),
-        _element("h2", "What was measured"),
-        _element("p", PROTOCOL),
+        page.element("h2", "What was measured"),
+        page.element("p", PROTOCOL),
     ]
     if rollout is not None:
-        parts.append(_figure(rollout, "gif", "One rollout of the policy."))
+        parts.append(page.figure(rollout, "gif", "One rollout of the policy."))
     if "training" in figures:
-        parts += [_element("h2", "Training"), figures["training"]]
+        parts += [page.element("h2", "Training"), figures["training"]]
     parts += [
-        _element("h2", "The data"),
-        _element("p", f"{_data_sentence(result)}."),
-        _facts(card | {"data set": row["dataset"], "hash": row["dataset_hash"]}),
-        _element("h2", "Run it again"),
-        _element("pre", row["command"]),
-        _facts({"commit": row["commit"], **row["versions"]}),
-        f"<details open>{_element('summary', 'Configuration')}{_facts(config)}</details>",
+        page.element("h2", "The data"),
+        page.element("p", f"{_data_sentence(result)}."),
+        page.facts(card | {"data set": row["dataset"], "hash": row["dataset_hash"]}),
+        page.element("h2", "Run it again"),
+        page.element("pre", row["command"]),
+        page.facts({"commit": row["commit"], **row["versions"]}),
+        f"<details open>{page.element('summary', 'Configuration')}{page.facts(config)}</details>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width">{_element("title", row["env"])}'
-        f"<style>{_CSS}</style></head>\n<body>\n{chr(10).join(parts)}\n</body></html>\n"
-    )
+    return page.document(row["env"], parts)
 
 
-def _element(tag: str, text: str, kind: str = "") -> str:
-    attributes = f' class="{kind}"' if kind else ""
-    return f"<{tag}{attributes}>{html.escape(text)}</{tag}>"
+def report_all(folder: Path) -> str:
+    """Every .jsonl of a folder, each the rows of a sweep, -> its figures and page beside it; returns the tables.
+
+    Raises FileNotFoundError when there is none, ValueError for a file of anything else.
+    """
+    sources = sorted(folder.glob("*.jsonl"))
+    if not sources:
+        raise FileNotFoundError(f"{folder}: expected files of rows, such as launch.ablate's ablation.jsonl, found none")
+    return "\n\n".join(ablation_report.report(source, folder) for source in sources)
 
 
-def _result_table(result: Result) -> str:
-    lines = [f"<tr>{''.join(_element('th', name) for name in _HEADER)}</tr>"]
-    for cells in _cells(result, "±"):
-        lines.append(f'<tr class="{cells[1]}">{"".join(_element("td", cell) for cell in cells)}</tr>')
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _figure(image: bytes, kind: str, caption: str) -> str:
-    source = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-    words = html.escape(caption)
-    return f'<figure><img alt="{words}" src="{source}"><figcaption>{words}</figcaption></figure>'
-
-
-def _facts(facts: dict[str, Any]) -> str:
-    lines = [f"<tr>{_element('th', name)}{_element('td', text)}</tr>" for name, text in _flat(facts)]
-    return f'<table class="facts">{"".join(lines)}</table>'
-
-
-def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """{"model": {"width": 128}} -> [("model.width", "128")]."""
-    lines = []
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            lines += _flat(value, f"{prefix}{name}.")
-        else:
-            lines.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
-    return lines
-
-
-def main(_: Sequence[str]) -> None:
-    print(report(Path(flags.FLAGS.out)))
+def main(words: Sequence[str]) -> None:
+    folders = words[1:]
+    if bool(folders) == bool(flags.FLAGS.out):
+        raise ValueError("expected --out with the folder of a run, or folders of rows, such as results/")
+    print("\n\n".join(report_all(Path(folder)) for folder in folders) if folders else report(Path(flags.FLAGS.out)))
 
 
 if __name__ == "__main__":
     # Not above main: programs that import report() define an --out of their own.
-    flags.DEFINE_string("out", None, "Folder of the run to report on.", required=True)
-    program.run(main)
+    flags.DEFINE_string("out", "", "Folder of the run to report on.")
+    program.run(main, words=True)

@@ -7,7 +7,6 @@ minutes; on an accelerator the preset `accelerator` keeps every step of every tr
 """
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from absl import flags
 
 import envs
 from agent.config import BASELINES
-from launch import config_flags, devices, program
+from envs.family import find as find_family
+from launch import config_flags, devices, program, workers
 from launch.metrics import Metrics, write_atomically
 from launch.plan import CONFIGS, Plan, open_out, read_flags
 
@@ -73,6 +73,10 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
     """The data set named, or the one there is, or one collected now."""
     from data import catalog
 
+    if family := find_family(size.name):
+        from launch import families
+
+        return families.dataset(family, plan)
     data_dir = Path(plan.run.data_dir)
     name = catalog.choose(size, plan.run.dataset, data_dir)
     collects = size.simulator == "dm_control" and not plan.run.dataset
@@ -98,7 +102,7 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
         name,
         data_dir,
         reward_fn=envs.reward_fn(size.name),
-        workers=os.cpu_count() or 1,
+        workers=workers.cores(),
         max_steps=plan.run.max_steps,
     )
 
@@ -136,9 +140,10 @@ class Training:
         from agent import learner
         from data.sampler import Sampler, split
         from data.scaling import Scaling
+        from launch import families
         from launch.checkpoint import Checkpoints, Meta
 
-        run = plan.run
+        run, family = plan.run, find_family(size.name)
         train, heldout = split(dataset.trajectories, run.heldout, run.seed)
         trajectories = [dataset.trajectories[i] for i in train]
         scaling = Scaling.fit(trajectories)
@@ -146,7 +151,7 @@ class Training:
             trajectories = best_tenth(trajectories)
         self.meta = Meta(
             env=size.name,
-            observation_size=size.observation_size,
+            observation_size=size.observation_size + (len(family.axes) if family and plan.segments.tell else 0),
             action_size=size.action_size,
             model=plan.model,
             optimizer=plan.optimizer,
@@ -158,9 +163,15 @@ class Training:
             dataset_hash=dataset.card.sha256,
             seed=run.seed,
             made_with=dataset.card.made_with,
+            segments=plan.segments,
         )
+        if family:
+            asked = families.rate_to_ask(families.brain_of(self.meta, None), trajectories, run.seed)
+            self.meta = self.meta._replace(target_return=asked)
 
-        def sampler(of: list[Any], trajs: int, crop: int, rows: int) -> Sampler:
+        def sampler(of: list[Any], trajs: int, crop: int, rows: int) -> Any:
+            if family:
+                return families.sampler(families.brain_of(self.meta, None), of, trajs, rows, run.seed)
             return Sampler(of, scaling, plan.rules, trajs, run.keep, crop, rows, run.seed, pack=plan.model.pack)
 
         chains = sampler(trajectories, plan.model.context, run.crop, run.rows)
@@ -190,7 +201,7 @@ class Training:
             self.state = self.checkpoints.state()
         else:
             self.state = learner.init_state(
-                jax.random.key(run.seed), plan.model, plan.optimizer, size.observation_size, size.action_size
+                jax.random.key(run.seed), plan.model, plan.optimizer, self.meta.observation_size, size.action_size
             )
         train_step = jax.jit(learner.make_train_step(plan.model, plan.optimizer, run.seed), donate_argnums=0)
         first = int(self.state.step)

@@ -1,7 +1,7 @@
 """Measure: python -m launch.bench memory layer
 
-NAMES are one or more of memory, layer, attention, train, rollout, data, fullsize, context, lm, or all. Each prints a table and
-writes it to <out>/<name>.json, with a plot. Rivals that are not installed are left out with a word:
+NAMES are one or more of memory, layer, attention, train, rollout, data, fullsize, context, lm, or all. Each prints a
+table and writes it to <out>/<name>.json, with a plot. Rivals that are not installed are left out with a word:
 pip install 'agentic-bpt[bench]' brings them.
 """
 

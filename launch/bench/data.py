@@ -3,7 +3,6 @@
 The trajectories are made up: walker's sizes, noise for content. What a batch costs depends on its shape alone.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 
 import envs
 from launch.bench import Plot, Row, Settings
+from launch.workers import cores
 
 if TYPE_CHECKING:
     from data.sampler import Sampler
@@ -48,11 +48,6 @@ class Case(NamedTuple):
     def __str__(self) -> str:
         rows = f"{self.sampler.rows} rows" if self.sampler.rows > 1 else "one row"
         return f"{self.name}: {rows} of {self.tokens:,} {self.plan.model.tokens} tokens"
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def preset(name: str) -> "Plan":
@@ -187,9 +182,7 @@ def files(settings: Settings) -> list[Row]:
         write(Path(folder), episodes, steps, settings.seed)
         megabytes = sum(path.stat().st_size for path in Path(folder).rglob("*.npz")) / 1e6
         times = [
-            _seconds_once(
-                lambda: exorl.load(Path(folder), name=ENV, sizes=sizes, reward_fn=rewards, workers=workers)
-            )
+            _seconds_once(lambda: exorl.load(Path(folder), name=ENV, sizes=sizes, reward_fn=rewards, workers=workers))
             for _ in range(3)
         ]
     table = f"a data set of {episodes} episodes, {steps:,} steps each, {megabytes:.0f} MB"

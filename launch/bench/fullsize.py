@@ -20,8 +20,9 @@ import numpy as np
 import envs
 from data import exorl
 from launch.bench import Plot, Row, Settings, timing
-from launch.bench.data import Case, cores, made_up, preset, sampler
+from launch.bench.data import Case, made_up, preset, sampler
 from launch.bench.watch import Peak, watched
+from launch.workers import cores
 
 if TYPE_CHECKING:
     from data.chain import ChainRules

@@ -19,8 +19,9 @@ import numpy as np
 
 import envs
 from launch.bench import Plot, Row, Settings, timing
-from launch.bench.data import ENV, cores, preset
+from launch.bench.data import ENV, preset
 from launch.evaluate import policy_of
+from launch.workers import cores
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig

@@ -1,0 +1,229 @@
+"""The cells of a sweep as rows of ablation.jsonl, and what is read from them: statistics and differences.
+
+A row holds the return of every episode beside its statistics: tables and figures are drawn again from rows alone.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.scores import normalised_score
+from launch.cells import Cell, Run, differing
+from launch.intervals import Interval, draw_counts, of_interquartile_mean, of_mean, paired_difference
+from launch.metrics import read_metrics, read_rows, write_atomically
+from launch.statistics import newest_chains
+
+ROWS = "ablation.jsonl"
+STATISTICS = ("first", "last", "mean", "max")
+_NEEDED = ("cell", "key", "control", "env", "dataset", "typed", "flags", "seeds", "data", "returns", "command")
+_DIGITS = 6
+"""Significant digits of a stored return: beyond them lies rounding of float32 rewards."""
+
+
+class Measured(NamedTuple):
+    """What a cell returned under one protocol."""
+
+    returns: np.ndarray
+    """[S, C, E], environment units: seed, chain, episode."""
+    counts: np.ndarray
+    """[R, S C]: the resamples that all intervals are from."""
+    statistics: dict[str, Interval]
+    """Interquartile means over seeds and chains of a chain's first, last, mean and best episode; as `falls` the mean
+    share of episodes below half of the best in the data."""
+
+
+class Line(NamedTuple):
+    """A cell in a comparison."""
+
+    label: str
+    """The flags in which the cells differ."""
+    trajs: int
+    others: str
+    """The label without the number of trajectories."""
+    row: dict[str, Any]
+    measured: dict[str, Measured]
+    """By protocol."""
+    differences: dict[str, tuple[Interval, Interval]]
+    """By protocol, against the control cell: of the last episodes, and of the mean over the episodes both have."""
+
+
+class Comparison(NamedTuple):
+    """The cells of one environment."""
+
+    env: str
+    lines: list[Line]
+    control: Line
+
+
+def measure(returns: np.ndarray, data_best: float) -> Measured:
+    """[S, C, E] -> its statistics; the same draws every time."""
+    seeds, chains, _ = returns.shape
+    counts = draw_counts(seeds, chains, np.random.default_rng(0))
+    per_chain = {
+        "first": returns[..., 0],
+        "last": returns[..., -1],
+        "mean": returns.mean(axis=-1),
+        "max": returns.max(axis=-1),
+    }
+    statistics = {name: of_interquartile_mean(values, counts) for name, values in per_chain.items()}
+    falls = of_mean((returns < data_best / 2).mean(axis=-1), counts)
+    return Measured(returns, counts, statistics | {"falls": falls})
+
+
+def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
+    """The row of a cell, from those of its runs that are done. Raises ValueError for a file that is wrong.
+
+    Protocols are those that the results of all seeds name; a matrix has no gaps, so it has the chains that all have.
+    """
+    found: dict[str, dict[int, np.ndarray]] = {}
+    newest: list[dict[str, Any]] = []
+    errors, data = [], np.zeros(0)
+    for run in runs:
+        data = np.array(json.loads((run.folder / "dataset.json").read_text())["returns"])
+        if (run.folder / "metrics.csv").is_file():
+            logged = [row["heldout_loss"] for row in read_metrics(run.folder / "metrics.csv") if "heldout_loss" in row]
+            errors += logged[-1:]
+        path = run.folder / "results.jsonl"
+        rows = read_rows(path) if path.is_file() else []
+        newest += rows[-1:]
+        for protocol in dict.fromkeys(row["protocol"] for row in rows if row["update"] == rows[-1]["update"]):
+            if chains := newest_chains(rows, protocol, rows[-1]["update"]):
+                found.setdefault(protocol, {})[run.seed] = np.stack(list(chains.values()))
+    returns = {}
+    for protocol, by_seed in found.items():
+        if len(by_seed) < len(runs):
+            continue
+        chains, episodes = np.min([matrix.shape for matrix in by_seed.values()], axis=0)
+        returns[protocol] = np.stack([matrix[:chains, :episodes] for matrix in by_seed.values()])
+    last = newest[-1] if newest else {}
+    best = float(data.max())
+    return {
+        "cell": cell.label,
+        "key": cell.key,
+        "control": control,
+        "env": cell.resolved["env"],
+        **{name: last.get(name) for name in ("env_id", "dataset", "dataset_hash", "method", "update", "target_return")},
+        "seeds": [run.seed for run in runs],
+        "chains": {protocol: matrix.shape[1] for protocol, matrix in returns.items()},
+        "episodes": {protocol: matrix.shape[2] for protocol, matrix in returns.items()},
+        "data": {"best": best, "mean": float(data.mean()), "episodes": len(data)},
+        "heldout_loss": float(np.mean(errors)) if errors else None,
+        "statistics": {
+            protocol: _plain(measure(matrix, best), cell.resolved["env"]) for protocol, matrix in returns.items()
+        },
+        "seconds": [seconds for run in runs if (seconds := run.seconds()) is not None],
+        "command": cell.sweep_command([run.seed for run in runs]),
+        "commit": ", ".join(dict.fromkeys(row["commit"] for row in newest)),
+        **{name: last.get(name) for name in ("versions", "time")},
+        "typed": cell.typed,
+        "flags": cell.resolved,
+        "returns": {
+            protocol: [[[_rounded(e) for e in chain] for chain in seed] for seed in matrix.tolist()]
+            for protocol, matrix in returns.items()
+        },
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+
+
+def _plain(measured: Measured, env: str) -> dict[str, Any]:
+    """Statistics for JSON: raw, and beside it on the scale of the reference returns; null where there is no number."""
+
+    def score(value: float) -> float | None:
+        found = normalised_score(env, value)
+        return None if found is None else _rounded(found)
+
+    plain: dict[str, Any] = {}
+    for name, interval in measured.statistics.items():
+        ends = interval._asdict()
+        plain[name] = {end: _rounded(number) for end, number in ends.items()}
+        if name != "falls":
+            plain[name]["score"] = {end: score(number) for end, number in ends.items()}
+    return plain
+
+
+def read_stored_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of an ablation.jsonl. Raises ValueError, naming file and line, for what is none."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: expected a JSON object: {error}") from None
+        missing = [name for name in _NEEDED if not isinstance(row, dict) or name not in row]
+        if missing:
+            raise ValueError(f"{path}:{number}: expected a row of launch.ablate, {', '.join(missing)} missing")
+        rows.append(row)
+    return rows
+
+
+def store_row(path: Path, row: Mapping[str, Any], order: Sequence[str]) -> None:
+    """Put a row in the place of the one of the same cell; the file is replaced in one move.
+
+    order: keys of cells, which come first; those of other sweeps into the same folder stay behind them.
+    """
+    rows = {stored["key"]: stored for stored in (read_stored_rows(path) if path.is_file() else [])}
+    if row["control"]:
+        rows = {key: stored | {"control": False} for key, stored in rows.items()}
+    rows[row["key"]] = dict(row)
+    keys = [key for key in order if key in rows] + [key for key in rows if key not in order]
+    write_atomically(path, "".join(json.dumps(rows[key], allow_nan=False) + "\n" for key in keys))
+
+
+def compare(rows: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    """Rows -> a comparison for each environment; the control of one is the cell whose other flags are the control's."""
+    rows = [row for row in rows if row["returns"]]
+    chosen = next((row for row in rows if row["control"]), rows[0] if rows else None)
+    return [_compare([dict(row) for row in rows if row["env"] == env], chosen or {}) for env in _unique(rows, "env")]
+
+
+def _unique(rows: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
+    return list(dict.fromkeys(row[field] for row in rows))
+
+
+def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Comparison:
+    differ = differing([(row["typed"], row["flags"]) for row in rows])
+    measured = [
+        {name: measure(np.array(returns), row["data"]["best"]) for name, returns in row["returns"].items()}
+        for row in rows
+    ]
+    alike = [sum(row["flags"].get(name) == value for name, value in chosen["flags"].items()) for row in rows]
+    control = int(np.argmax(alike))
+    lines = []
+    for i, (row, words) in enumerate(zip(rows, differ, strict=True)):
+        lines.append(
+            Line(
+                label=" ".join(words.values()) or row["cell"],
+                trajs=row["flags"]["trajs"],
+                others=" ".join(word for name, word in words.items() if name != "trajs"),
+                row=row,
+                measured=measured[i],
+                differences={} if i == control else _differences(row, rows[control]),
+            )
+        )
+    return Comparison(rows[0]["env"], lines, lines[control])
+
+
+def _differences(row: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, tuple[Interval, Interval]]:
+    """Protocol -> of the last episode, and of the episodes that both have; absent without common seeds.
+
+    A control that was not played under a protocol, as one of a single trajectory with its own episodes in context, is
+    compared as it was played first.
+    """
+    found = {}
+    for protocol, returns in row["returns"].items():
+        against = control["returns"].get(protocol) or next(iter(control["returns"].values()))
+        one, other = (
+            {seed: np.array(chains) for seed, chains in zip(of["seeds"], part, strict=True)}
+            for of, part in ((row, returns), (control, against))
+        )
+        last = paired_difference(one, other, True, np.random.default_rng(0))
+        same = paired_difference(one, other, False, np.random.default_rng(0))
+        if last is not None and same is not None:
+            found[protocol] = last, same
+    return found

@@ -1,0 +1,104 @@
+"""Play a policy that learned a family of tasks on the held-out ones, and report: called by launch.evaluate."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.sampler import split
+from data.segments import Episodes, Featured
+from launch import families, family_report
+from launch.actors import Brain
+from launch.families import Lanes
+from launch.metrics import provenance, write_atomically
+
+if TYPE_CHECKING:
+    from launch.checkpoint import Meta
+
+
+def evaluate(
+    out: Path,
+    weights: Any,
+    meta: "Meta",
+    update: int,
+    *,
+    starts: int,
+    seed: int | None = None,
+    ask: float | None = None,
+) -> str:
+    """Play every held-out task from `starts` initial states by every protocol -> the table, which is also written.
+
+    Leaves <out>/tasks.jsonl, a row for every episode ever evaluated, and tasks.txt, tasks.png and report.html of this
+    evaluation. Raises ValueError when the data are no longer those of training.
+
+    Args:
+      seed: of initial states and prompts; None is that of training.
+      ask: the rate asked for; None is what training found to be good.
+    """
+    import jax
+
+    brain = families.brain_of(meta, jax.tree.map(np.asarray, weights))
+    brain = brain._replace(ask=brain.ask if ask is None else ask)
+    family, seed = brain.family, meta.seed if seed is None else seed
+    config = json.loads((out / "config.json").read_text())
+    data = families.load(family, meta.dataset, Path(config["data_dir"]), config["max_steps"])
+    if data.card.sha256 != meta.dataset_hash:
+        raise ValueError(
+            f"{data.card.path}: expected the data that {out} was trained on ({meta.dataset_hash[:12]}), got "
+            f"{data.card.sha256[:12]}; put them back"
+        )
+    chosen, _ = split(data.trajectories, config["heldout"], meta.seed)  # type: ignore[arg-type]
+    train = [data.trajectories[i] for i in chosen]
+    lanes = Lanes.of(family, starts, seed)
+    told, untold = (control(out / f"control_{word}.npz", brain, train, meta.seed, word == "told") for word in CONTROLS)
+    episodes = Episodes(train, meta.segments)
+    found = []
+    for result in families.results(brain, told, untold, episodes, lanes, seed):
+        found.append(result)
+        words = f"{family_report.WORDS[result.name]}, {result.segments} segments"
+        print(f"played {words}: return {result.returns.mean():.0f}", flush=True)
+    shared = {
+        "env": meta.env,
+        "dataset": meta.dataset,
+        "dataset_hash": meta.dataset_hash,
+        "seed": meta.seed,
+        "initial_states": seed,
+        "update": update,
+        "segment": meta.segments.segment,
+        "show_rewards": meta.segments.show_rewards,
+        "sort": meta.rules.sort,
+        "ask": brain.ask,
+        **provenance(),
+    }
+    with (out / "tasks.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in family_report.rows(found, lanes, shared))
+    table = family_report.table(found, lanes, family)
+    write_atomically(out / "tasks.txt", table + "\n")
+    family_report.picture(found, lanes, family, out / "tasks.png")
+    write_atomically(out / "report.html", family_report.page(table, out / "tasks.png"))
+    return table
+
+
+CONTROLS = ("told", "not_told")
+
+
+def control(path: Path, brain: Brain, train: list[Featured], seed: int, tell: bool) -> Any:
+    """The perceptron beside a run, trained when it is first asked for. Raises ValueError for a file that is none."""
+    from agent.baselines import Perceptron
+
+    if not path.exists():
+        print(f"training the perceptron that is {'told' if tell else 'not told'} the task", flush=True)
+        made = families.perceptron(brain, train, tell, seed)
+        file = io.BytesIO()
+        arrays = {f"{name}_{i}": leaf for name in Perceptron._fields for i, leaf in enumerate(getattr(made, name))}
+        np.savez(file, **arrays)
+        write_atomically(path, file.getvalue())
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            layers = range(len(archive.files) // len(Perceptron._fields))
+            return Perceptron(*(tuple(archive[f"{name}_{i}"] for i in layers) for name in Perceptron._fields))
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); remove it, and it is trained again") from error

@@ -1,0 +1,108 @@
+"""Interquartile means and bootstrap intervals over training seeds and chains, after Agarwal et al., arXiv 2108.13264.
+
+A measurement is a matrix [S, C]: one number for each chain of each training seed. The interquartile mean drops the
+lowest and the highest quarter of its S C numbers. An interval resamples the matrix with replacement: the seeds are
+its strata, chains are drawn within each; and since other seeds would have trained other policies, the seeds themselves
+are drawn first. With few seeds that is still too narrow: three or four cannot show how far a fifth would fall.
+
+What is drawn are counts, how often each chain is in the resample: one draw serves every statistic of a cell.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """A statistic, and the ends of its 95% percentile interval."""
+
+    value: float
+    low: float
+    high: float
+    """NaN, as low, with a single chain."""
+
+
+def draw_counts(
+    seeds: int, chains: int, rng: np.random.Generator, resamples: int = RESAMPLES, fixed: bool = False
+) -> np.ndarray:
+    """-> [R, S C] int64: how often each chain is in each resample; every row sums to S C.
+
+    fixed: the strata stay as they are, as the tasks of a benchmark do, and only within them is drawn: the stratified
+    bootstrap of the paper. Else each of S strata is drawn from the S there are, and C chains within each drawn.
+    """
+    strata = np.ones((resamples, seeds), np.int64) if fixed else rng.multinomial(seeds, _even(seeds), resamples)
+    return rng.multinomial(strata * chains, _even(chains)).reshape(resamples, seeds * chains)
+
+
+def _even(n: int) -> np.ndarray:
+    return np.full(n, 1 / n)
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """[n] -> the mean without the lowest and the highest floor(n / 4), as scipy's trim_mean(values, 0.25)."""
+    return float(_interquartile_means(values, np.ones((1, len(values)), np.int64))[0])
+
+
+def _interquartile_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[n], [R, n] -> [R]: of samples that hold value i counts[r, i] times; every row of counts has the same sum."""
+    order = np.argsort(values, kind="stable")
+    size = int(counts[0].sum())
+    cut = size // 4
+    ends = np.clip(np.cumsum(counts[:, order], axis=1), cut, size - cut)
+    kept = np.diff(ends, axis=1, prepend=cut)
+    return kept @ values[order] / (size - 2 * cut)
+
+
+def of_interquartile_mean(values: np.ndarray, counts: np.ndarray) -> Interval:
+    """[S, C] or [n], [R, n] -> the interquartile mean and its interval."""
+    values = np.ravel(values)
+    return _interval(values, interquartile_mean(values), _interquartile_means(values, counts))
+
+
+def of_mean(values: np.ndarray, counts: np.ndarray) -> Interval:
+    """[S, C] or [n], [R, n] -> the mean and its interval: for shares, and for differences that falls decide."""
+    values = np.ravel(values)
+    return _interval(values, float(values.mean()), counts @ values / len(values))
+
+
+def _interval(values: np.ndarray, value: float, resampled: np.ndarray) -> Interval:
+    if len(values) < 2:
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def performance_profile(values: np.ndarray, counts: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """[S, C] or [n], [R, n], thresholds [T] -> [3, T]: the share of values above each, and its pointwise interval."""
+    over = (np.ravel(values)[:, None] > above).astype(float)
+    resampled = counts @ over / len(over)
+    ends = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return np.concatenate([over.mean(axis=0)[None], ends])
+
+
+def paired_difference(
+    one: dict[int, np.ndarray], other: dict[int, np.ndarray], last: bool, rng: np.random.Generator
+) -> Interval | None:
+    """What one cell returns above another, chain by chain of the same seed: same initial states, so their luck cancels.
+
+    Args:
+        one, other: seed -> returns [C, E]; chain c and episode e of a seed start from the same state in both.
+        last: the last episode of each; else the mean over the episodes that both have, which pairs each with itself
+            where one cell plays longer chains.
+
+    Returns the mean difference over common seeds and chains, or None where there are none.
+    """
+    seeds = sorted(one.keys() & other.keys())
+    if not seeds:
+        return None
+    chains = min(len(found[seed]) for found in (one, other) for seed in seeds)
+    differences = []
+    for seed in seeds:
+        a, b = one[seed][:chains], other[seed][:chains]
+        episodes = min(a.shape[1], b.shape[1])
+        whole = a[:, :episodes].mean(axis=1) - b[:, :episodes].mean(axis=1)
+        differences.append(a[:, -1] - b[:, -1] if last else whole)
+    return of_mean(np.array(differences), draw_counts(len(seeds), chains, rng))
