@@ -25,13 +25,6 @@ from launch import program, workers
 if TYPE_CHECKING:
     from data.convert import Place
 
-_DATA_DIR = flags.DEFINE_string("data_dir", "datasets", "Where data sets lie, as <domain>/<data set>/buffer.")
-_ENV = flags.DEFINE_string(
-    "env", "", "list: compute this task's rewards, too (minutes for a large set). convert: what the data are of."
-)
-_AGAIN = flags.DEFINE_boolean("again", False, "fetch: also what is on disk already; files that differ are replaced.")
-_WORKERS = flags.DEFINE_integer("workers", 0, "Processes that read and check; 0 is as many as cores.", lower_bound=0)
-
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 HASH_SHOWN = 12
 
@@ -128,7 +121,7 @@ def fetch(name: str, data_dir: Path, again: bool) -> str:
     raise ValueError(f"{name}: nothing to download, {how}")
 
 
-def compute(env: str, data_dir: Path, found: Iterable[Held]) -> None:
+def compute(env: str, found: Iterable[Held], processes: int) -> None:
     """Compute and cache the rewards of a task for all data sets of its domain. Raises what data.exorl.load raises."""
     spec, reward_fn = envs.spec(env), envs.reward_fn(env)
     if reward_fn is None:
@@ -136,10 +129,10 @@ def compute(env: str, data_dir: Path, found: Iterable[Held]) -> None:
     sizes = exorl.Sizes(spec.observation_size, spec.action_size, spec.physics_size)
     for row in found:
         if row.name.startswith(f"exorl/{spec.domain}/") and not row.problem:
-            exorl.load(row.path, name=env, sizes=sizes, reward_fn=reward_fn, workers=_workers())
+            exorl.load(row.path, name=env, sizes=sizes, reward_fn=reward_fn, workers=processes)
 
 
-def verify(wanted: Sequence[str], data_dir: Path) -> bool:
+def verify(wanted: Sequence[str], data_dir: Path, processes: int) -> bool:
     """Check data sets, all on disk where none is named, and print what was found -> whether all are good.
 
     Raises FileNotFoundError when one is not on disk.
@@ -158,7 +151,7 @@ def verify(wanted: Sequence[str], data_dir: Path) -> bool:
         key = spec.domain if spec.simulator == "dm_control" else spec.name
         expected[key] = Expected(key, *spec[3:7])
     good = True
-    for report in check([there[key] for key in keys], expected, _workers()):
+    for report in check([there[key] for key in keys], expected, processes):
         row = report.held
         for line in report.bad:
             print(line)
@@ -214,23 +207,25 @@ def convert(source: str, target: str, data_dir: Path, env: str) -> Iterator[str]
 
 def main(argv: Sequence[str]) -> None:
     """Do what the first word says."""
-    command, words, data_dir = argv[1] if len(argv) > 1 else "list", list(argv[2:]), Path(_DATA_DIR.value)
+    values = flags.FLAGS
+    command, words, data_dir = argv[1] if len(argv) > 1 else "list", list(argv[2:]), Path(values.data_dir)
+    processes = values.workers or workers.cores()
     match command, words:
         case "list", []:
             found = held(data_dir, _episode_lengths())
-            if _ENV.value:
-                compute(_ENV.value, data_dir, found)
+            if values.env:
+                compute(values.env, found, processes)
                 found = held(data_dir, _episode_lengths())
             print("\n".join(listing(found, data_dir)))
         case "fetch", [_, *_]:
             for name in words:
                 names(name)
             for name in words:
-                print(fetch(name, data_dir, _AGAIN.value), flush=True)
+                print(fetch(name, data_dir, values.again), flush=True)
         case "verify", _:
-            sys.exit(not verify(words, data_dir))
+            sys.exit(not verify(words, data_dir, processes))
         case "convert", [source, target]:
-            print("\n".join(convert(source, target, data_dir, _ENV.value)))
+            print("\n".join(convert(source, target, data_dir, values.env)))
         case _:
             expected = "list, fetch NAME..., verify [NAME...] or convert SOURCE TARGET"
             raise ValueError(f"expected {expected}, got {' '.join(argv[1:])!r}; see --help")
@@ -270,9 +265,16 @@ def _episode_lengths() -> dict[str, int]:
     return {name: envs.spec(name).episode_length for name in envs.NAMES if name in d4rl.URLS}
 
 
-def _workers() -> int:
-    return _WORKERS.value or workers.cores()
+def define_flags() -> None:
+    """Not when imported: other programs have flags of the same names."""
+    flags.DEFINE_string("data_dir", "datasets", "Where data sets lie, as <domain>/<data set>/buffer.")
+    flags.DEFINE_string(
+        "env", "", "list: compute this task's rewards, too (minutes for a large set). convert: what the data are of."
+    )
+    flags.DEFINE_boolean("again", False, "fetch: also what is on disk already; files that differ are replaced.")
+    flags.DEFINE_integer("workers", 0, "Processes that read and check; 0 is as many as cores.", lower_bound=0)
 
 
 if __name__ == "__main__":
+    define_flags()
     program.run(guarded, words=True)

@@ -122,9 +122,8 @@ def test_rewards_of_what_the_files_no_longer_hold_are_not_shown(data_dir):
 
 def test_rewards_of_a_task_are_computed_when_asked_for(data_dir, monkeypatch):
     monkeypatch.setattr(datasets.envs, "reward_fn", lambda name: first_position)
-    monkeypatch.setattr(datasets, "_workers", lambda: 1)
     exorl.write_episode(data_dir / "cheetah" / "td3" / "buffer", 0, episode())  # of another domain: left alone
-    datasets.compute("walker_stand", data_dir, held(data_dir, {}))
+    datasets.compute("walker_stand", held(data_dir, {}), 2)
     assert line_of(["exorl/walker/td3", "walker_stand"], lines(data_dir)).split()[-1] == "40.0"
     assert not (data_dir / "cheetah" / "td3" / "cache").exists()
 
@@ -174,12 +173,11 @@ def test_nothing_on_disk_says_where_it_looked_and_how_to_get_some(tmp_path):
 
 
 def check(data_dir, *names):
-    return datasets.verify(names, data_dir)
+    return datasets.verify(names, data_dir, 2)
 
 
 def test_good_sets_are_good_and_have_the_hash_of_their_load(tmp_path, data_dir, capsys, monkeypatch):
     pytest.importorskip("minari")
-    monkeypatch.setattr(datasets, "_workers", lambda: 1)
     write_hopper(tmp_path / "theirs" / d4rl.file_name(HOPPER))
     minari.write("walker/td3-v0", exorl.read(data_dir / "walker" / "td3"))
     assert check(data_dir)
@@ -198,7 +196,6 @@ def test_good_sets_are_good_and_have_the_hash_of_their_load(tmp_path, data_dir, 
 
 
 def test_bad_files_are_named_one_a_line_and_the_others_are_checked_all_the_same(data_dir, capsys, monkeypatch):
-    monkeypatch.setattr(datasets, "_workers", lambda: 1)
     buffer = data_dir / "walker" / "td3" / "buffer"
     content = bytearray((buffer / "episode_000001_4.npz").read_bytes())
     content[200] ^= 1
@@ -218,7 +215,6 @@ def test_bad_files_are_named_one_a_line_and_the_others_are_checked_all_the_same(
 
 
 def test_what_only_some_agents_store_is_checked_too(data_dir, capsys, monkeypatch):
-    monkeypatch.setattr(datasets, "_workers", lambda: 1)
     path = data_dir / "walker" / "td3" / "buffer" / "episode_000006_4.npz"
     np.savez(path, **episode(), skill=np.full((5, 16), 7, np.float32))
     assert check(data_dir)
@@ -243,7 +239,6 @@ def test_processes_find_what_one_finds(data_dir, monkeypatch):
 
 
 def test_an_episode_that_the_archive_had_is_missed(data_dir, capsys, monkeypatch):
-    monkeypatch.setattr(datasets, "_workers", lambda: 1)
     record = '{"url": "http://x/td3.zip", "sha256": "abc", "bytes": 1, "episodes": 7}'
     (data_dir / "walker" / "td3" / published.RECORD).write_text(record)
     assert not check(data_dir)
@@ -343,7 +338,6 @@ def test_offline_says_which_file_belongs_where(tmp_path, monkeypatch):
 
 
 def test_a_d4rl_file_is_fetched_found_and_its_hash_watched(tmp_path, data_dir, server, monkeypatch, capsys):
-    monkeypatch.setattr(datasets, "_workers", lambda: 1)
     path = data_dir / "d4rl" / d4rl.file_name(HOPPER)
     write_hopper(path)
     server.content = path.read_bytes()

@@ -1,7 +1,6 @@
 """A family of tasks end to end, in short episodes: collected, learned, played with every control, reported."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from data import exorl
 from data.chain import ChainRules
 from data.segments import SegmentRules
 from envs.family import find
-from launch import collect, commands, families, train_offline
+from launch import collect, commands, families, train_offline, workers
 from launch.plan import Plan, RunConfig
 
 # dm_control 1.0.50 does so wherever it looks up a name.
@@ -36,7 +35,7 @@ def short_episodes():
     with pytest.MonkeyPatch.context() as patch:
         short = envs.spec(FAMILY.start)._replace(episode_length=LENGTH)
         patch.setitem(envs._SPECS, short.name, short)
-        patch.setattr(os, "cpu_count", lambda: 1)
+        patch.setattr(workers, "cores", lambda: 1)
         yield
 
 
