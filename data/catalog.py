@@ -29,6 +29,8 @@ DOWNLOAD_BYTES = {
     ("walker", "rnd"): 2_585_461_986,
 }
 """The sizes that are known."""
+COMMANDS = "commands_"
+"""How the data sets begin that are made for a family of tasks (launch/commands.py): for no single task, unless named."""
 ORIGIN = "collect.json"
 """Beside the episodes that this project collected: by whom, and with which simulator."""
 
@@ -118,7 +120,8 @@ def choose(env: Environment, dataset: str, data_dir: Path) -> str | None:
         return "d4rl"
     if env.simulator != "dm_control":
         return None
-    there = [found.dataset for found in on_disk(data_dir) if found.domain == env.domain]
+    ours = (found.dataset for found in on_disk(data_dir) if found.domain == env.domain)
+    there = [dataset for dataset in ours if not dataset.startswith(COMMANDS)]
     return COLLECTED[0] if COLLECTED[0] in there else min(there, default=None)
 
 

@@ -67,7 +67,7 @@ def load(family: Family, dataset: str, data_dir: Path, max_steps: int = 0) -> Fa
     """
     columns = []
     for column in range(len(family.axes) + 1):
-        size = envs.spec(family.start)._replace(name=f"{family.name}.{column}")
+        size = envs.spec(family.start)._replace(name=f"{family.name}-{column}")
         reward_fn = partial(family.feature, column)
         found = catalog.load(size, dataset, data_dir, reward_fn=reward_fn, workers=workers.cores(), max_steps=max_steps)
         columns.append([trajectory.rewards for trajectory in found.trajectories])

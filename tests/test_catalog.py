@@ -64,6 +64,8 @@ def test_td3_serves_when_none_is_named_then_the_alphabet(tmp_path):
     assert catalog.choose(WALKER, "proto", tmp_path) == "proto"
     add(tmp_path, "cheetah", "aps", [1])
     assert catalog.choose(WALKER, "", tmp_path) is None
+    add(tmp_path, "walker", "commands_walker_speed", [1])
+    assert catalog.choose(WALKER, "", tmp_path) is None
     add(tmp_path, "walker", "rnd", [1])
     add(tmp_path, "walker", "icm", [1])
     assert catalog.choose(WALKER, "", tmp_path) == "icm"

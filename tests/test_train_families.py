@@ -74,10 +74,10 @@ def test_another_agent_and_numbers_that_cannot_be_are_refused(tmp_path):
 def test_features_are_cached_like_rewards_and_are_those_of_the_stored_states(data_dir):
     data = families.load(FAMILY, "commands_position", data_dir)
     cache = data_dir / "cartpole" / "commands_position" / "cache"
-    stamps = {path: path.stat().st_mtime_ns for path in cache.glob("rewards.cartpole_position.*")}
+    stamps = {path: path.stat().st_mtime_ns for path in cache.glob("rewards.cartpole_position-*")}
     assert len(stamps) == 2
     again = families.load(FAMILY, "commands_position", data_dir)
-    assert {path: path.stat().st_mtime_ns for path in cache.glob("rewards.cartpole_position.*")} == stamps
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("rewards.cartpole_position-*")} == stamps
     files = exorl.episode_files(data_dir / "cartpole" / "commands_position" / "buffer")
     for trajectory, other, path in zip(data.trajectories, again.trajectories, files, strict=True):
         features = FAMILY.read(exorl.read_episode(path)["physics"])[1:]
