@@ -30,7 +30,7 @@ DOWNLOAD_BYTES = {
 }
 """The sizes that are known."""
 COMMANDS = "commands_"
-"""How the data sets begin that are made for a family of tasks (launch/commands.py): for no single task, unless named."""
+"""How data sets begin that are made for a family of tasks (launch/commands.py): for no single task, unless named."""
 ORIGIN = "collect.json"
 """Beside the episodes that this project collected: by whom, and with which simulator."""
 
