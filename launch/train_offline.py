@@ -279,7 +279,8 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
     if not plain and training.phases:
         last = training.phases[-1]
         lines.append(forecast.measured(plan, envs.spec(plan.run.env), last.bytes, last.seconds))
-    lines.append(f"writes   {out}: checkpoints, metrics.csv, tensorboard, results.jsonl, report.html")
+    rows = "tasks.jsonl" if find_family(plan.run.env) else "results.jsonl"
+    lines.append(f"writes   {out}: checkpoints, metrics.csv, tensorboard, {rows}, report.html")
     return "\n".join(lines)
 
 
