@@ -75,6 +75,8 @@ def evaluate(
         outcome = play(weights, meta, asked, make_env, chains, protocol, prompt_of(protocol, data, meta.model.context))
         append_rows(out / "results.jsonl", rows(outcome, protocol, meta, update, asked))
     if video:
+        from launch.video import Recorder
+
         recorder = Recorder(meta.env, asked.episodes)
         shown = play(weights, meta, asked, recorder, 1, "own")
         recorder.save(out / "rollout.gif", shown.returns[0], asked.target_return)
@@ -217,53 +219,6 @@ def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, asked: As
     ]
 
 
-class Recorder:
-    """Makes one environment that keeps frames of the first and the last episode it plays."""
-
-    def __init__(self, env: str, episodes: int, every: int = 10) -> None:
-        self._env, self._episodes, self._every = env, episodes, every
-        self.frames: dict[int, list[Any]] = {}
-
-    def __call__(self) -> gymnasium.Env:
-        return _Recorded(envs.make(self._env, render_mode="rgb_array"), self)
-
-    def wants(self, episode: int, timestep: int) -> bool:
-        return episode in (0, self._episodes - 1) and timestep % self._every == 0
-
-    def save(self, path: Path, returns: Sequence[float], target: float) -> None:
-        """An animated GIF: first and last episode side by side, 4 times as fast as life."""
-        import numpy as np
-        from PIL import Image, ImageDraw
-
-        pictures = []
-        for pair in zip(*self.frames.values(), strict=True):
-            picture = Image.fromarray(np.concatenate(pair, axis=1))
-            draw = ImageDraw.Draw(picture)
-            for i, episode in enumerate(self.frames):
-                text = f"episode {episode + 1}: return {returns[episode]:.0f}, asked {target:.0f}"
-                draw.text((i * pair[0].shape[1] + 6, 6), text, fill="white")
-            pictures.append(picture.quantize(64))
-        part = path.with_suffix(".part.gif")
-        pictures[0].save(part, save_all=True, append_images=pictures[1:], duration=60, loop=0)
-        part.replace(path)
-
-
-class _Recorded(gymnasium.Wrapper):
-    def __init__(self, env: gymnasium.Env, recorder: Recorder) -> None:
-        super().__init__(env)
-        self._recorder, self._episode, self._timestep = recorder, -1, 0
-
-    def reset(self, **options: Any) -> Any:
-        self._episode, self._timestep = self._episode + 1, 0
-        return self.env.reset(**options)
-
-    def step(self, action: Any) -> Any:
-        if self._recorder.wants(self._episode, self._timestep):
-            self._recorder.frames.setdefault(self._episode, []).append(self.env.render())
-        self._timestep += 1
-        return self.env.step(action)
-
-
 def read_trajs(text: str) -> list[int] | None:
     """'1,4,32' -> [1, 4, 32]; '' -> None."""
     try:
@@ -273,6 +228,11 @@ def read_trajs(text: str) -> list[int] | None:
     if numbers is not None and min(numbers) < 1:
         raise ValueError(f"--trajs: expected numbers of 1 or more between commas, such as 1,4,32, got {text!r}")
     return numbers
+
+
+def needs_data(meta: "Meta", protocols: Sequence[str]) -> bool:
+    """Whether prompts are to be taken from the data; a family of tasks takes its own."""
+    return bool({"best", "worst"} & set(protocols)) and meta.model.context > 1 and find_family(meta.env) is None
 
 
 def data_of(out: Path, meta: "Meta") -> "list[Trajectory]":
@@ -330,7 +290,7 @@ def main(_: list[str]) -> None:
         seed=flags.FLAGS.seed,
         video=flags.FLAGS.video,
         protocols=protocols,
-        data=data_of(out, meta) if {"best", "worst"} & set(protocols) and meta.model.context > 1 else (),
+        data=data_of(out, meta) if needs_data(meta, protocols) else (),
     )
     print(f"\n{table}\nreport   {out / 'report.html'}")
 

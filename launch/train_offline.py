@@ -8,10 +8,8 @@ minutes; on an accelerator the preset `accelerator` keeps every step of every tr
 
 import json
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -22,6 +20,7 @@ from envs.family import find as find_family
 from launch import config_flags, devices, program, workers
 from launch.metrics import Metrics, write_atomically
 from launch.plan import CONFIGS, Plan, open_out, read_flags
+from launch.training import Training
 
 # JAX, orbax and MuJoCo load in the functions that use them: --help and mistakes answer at once.
 
@@ -115,131 +114,6 @@ def half_collected(folder: Path, plan: Plan) -> bool:
     origin = json.loads(path.read_text()) if path.is_file() else {}
     mine = {"env": plan.run.env, "agent": "td3", "seed": plan.run.seed}.items() <= origin.items()
     return mine and len(exorl.episode_files(folder / "buffer")) < plan.run.episodes
-
-
-class Phase(NamedTuple):
-    """Updates on batches of one shape, with the step compiled for it."""
-
-    name: str
-    first: int
-    end: int
-    batch: Callable[[int], Any]
-    step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
-    seconds: float
-    """One update, measured on a copy of the state."""
-    bytes: int
-    """What the compiled step allocates, arguments included."""
-
-
-class Training:
-    """State, batches and compiled steps: everything between the flags and the loop."""
-
-    def __init__(self, plan: Plan, size: envs.Spec, dataset: Any, out: Path) -> None:
-        import jax
-
-        from agent import learner
-        from data.sampler import Sampler, split
-        from data.scaling import Scaling
-        from launch import families
-        from launch.checkpoint import Checkpoints, Meta
-
-        run, family = plan.run, find_family(size.name)
-        train, heldout = split(dataset.trajectories, run.heldout, run.seed)
-        trajectories = [dataset.trajectories[i] for i in train]
-        scaling = Scaling.fit(trajectories)
-        if plan.model.method == "bc10":
-            trajectories = best_tenth(trajectories)
-        self.meta = Meta(
-            env=size.name,
-            observation_size=size.observation_size + (len(family.axes) if family and plan.segments.tell else 0),
-            action_size=size.action_size,
-            model=plan.model,
-            optimizer=plan.optimizer,
-            rules=plan.rules,
-            keep=run.keep,
-            target_return=dataset.card.return_max,
-            scaling=scaling,
-            dataset=dataset.card.dataset,
-            dataset_hash=dataset.card.sha256,
-            seed=run.seed,
-            made_with=dataset.card.made_with,
-            segments=plan.segments,
-        )
-        if family:
-            asked = families.rate_to_ask(families.brain_of(self.meta, None), trajectories, run.seed)
-            self.meta = self.meta._replace(target_return=asked)
-
-        def sampler(of: list[Any], trajs: int, crop: int, rows: int) -> Any:
-            if family:
-                return families.sampler(families.brain_of(self.meta, None), of, trajs, rows, run.seed)
-            return Sampler(of, scaling, plan.rules, trajs, run.keep, crop, rows, run.seed, pack=plan.model.pack)
-
-        chains = sampler(trajectories, plan.model.context, run.crop, run.rows)
-        self.steps_per_row = chains.steps_per_row
-        samplers = [("chains", 0, plan.optimizer.updates, chains)]
-        if run.short_updates:
-            rows = max(1, run.rows * chains.steps_per_row // run.short_crop)
-            rows = -(-rows // plan.optimizer.accumulate) * plan.optimizer.accumulate
-            short = sampler(trajectories, 1, run.short_crop, rows)
-            samplers = [
-                ("short windows", 0, run.short_updates, short),
-                ("chains", run.short_updates, plan.optimizer.updates, chains),
-            ]
-        held = [dataset.trajectories[i] for i in heldout]
-        self._heldout = sampler(held, min(plan.model.context, len(held)), run.crop, run.rows) if held else None
-        self._error = jax.jit(learner.make_error(plan.model))
-
-        self.checkpoints = Checkpoints(out)
-        if self.checkpoints.latest() is not None:
-            stored = self.checkpoints.meta()
-            if stored.dataset_hash != self.meta.dataset_hash or stored.env != self.meta.env:
-                raise ValueError(
-                    f"{out}: checkpoint of {stored.env} on data {stored.dataset_hash[:12]}, expected "
-                    f"{self.meta.env} on {self.meta.dataset_hash[:12]}; go on with the data it began with, "
-                    f"or choose another --out"
-                )
-            self.state = self.checkpoints.state()
-        else:
-            self.state = learner.init_state(
-                jax.random.key(run.seed), plan.model, plan.optimizer, self.meta.observation_size, size.action_size
-            )
-        train_step = jax.jit(learner.make_train_step(plan.model, plan.optimizer, run.seed), donate_argnums=0)
-        first = int(self.state.step)
-        self.phases = [
-            compile_phase(name, max(start, first), end, of.batch, train_step, self.state)
-            for name, start, end, of in samplers
-            if first < end
-        ]
-
-    def heldout_error(self) -> dict[str, float]:
-        """Mean squared action error on trajectories that are not trained on; the same batches every time."""
-        if self._heldout is None:
-            return {}
-        errors = [float(self._error(self.state.weights, self._heldout.batch(i))) for i in range(4)]
-        return {"heldout_loss": float(np.mean(errors))}
-
-
-def best_tenth(trajectories: list[Any]) -> list[Any]:
-    """The tenth with the highest returns, one at least, in their order."""
-    totals = np.array([trajectory.total for trajectory in trajectories])
-    best = np.sort(np.argsort(-totals, kind="stable")[: max(1, round(len(totals) / 10))])
-    return [trajectories[i] for i in best]
-
-
-def compile_phase(name: str, first: int, end: int, batch: Callable[[int], Any], train_step: Any, state: Any) -> Phase:
-    """Compile the update for a shape of batch, and time it once on a copy of the state."""
-    import jax
-
-    example = batch(first)
-    compiled = train_step.lower(state, example).compile()
-    memory = compiled.memory_analysis()
-    copy = jax.tree.map(lambda a: a.copy(), state)
-    copy, _ = jax.block_until_ready(compiled(copy, example))
-    start = time.perf_counter()
-    jax.block_until_ready(compiled(copy, example))
-    seconds = time.perf_counter() - start
-    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    return Phase(name, first, end, batch, compiled, seconds, size - memory.alias_size_in_bytes)
 
 
 def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) -> str:

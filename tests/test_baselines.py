@@ -12,7 +12,7 @@ from agent.config import BASELINES, ModelConfig, OptimizerConfig
 from data.chain import ChainRules
 from data.sampler import Sampler
 from data.scaling import Scaling
-from launch.train_offline import best_tenth
+from launch.training import best_tenth
 
 SCALING = Scaling.fit(TRAJECTORIES)
 SIZES = (3, 2)
