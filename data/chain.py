@@ -179,22 +179,22 @@ def _cut(
     """The kept steps of every attempt; targets, completed and loss weights are per attempt, [N]."""
     pairs = list(zip(attempts, kept, strict=True))
     index = np.repeat(np.arange(len(attempts)), [len(steps) for steps in kept])
-    timesteps = np.concatenate(kept)
+    timesteps = _joined(kept)
     first = timesteps == 0
     last = timesteps == np.array([attempt.length for attempt in attempts])[index] - 1
-    actions = np.concatenate([a.trajectory.actions[steps] for a, steps in pairs])
-    rewards = np.concatenate([a.trajectory.rewards[steps] for a, steps in pairs])
+    actions = _joined([a.trajectory.actions[steps] for a, steps in pairs])
+    rewards = _joined([a.trajectory.rewards[steps] for a, steps in pairs])
     # At step 0 the index is -1: the last row, blanked below.
-    previous_actions = np.concatenate([a.trajectory.actions[steps - 1] for a, steps in pairs])
-    previous_rewards = np.concatenate([a.trajectory.rewards[steps - 1] for a, steps in pairs])
+    previous_actions = _joined([a.trajectory.actions[steps - 1] for a, steps in pairs])
+    previous_rewards = _joined([a.trajectory.rewards[steps - 1] for a, steps in pairs])
     previous_actions[first] = 0
     previous_rewards[first] = 0
     return Steps(
-        observations=np.concatenate([a.trajectory.observations[steps] for a, steps in pairs]),
+        observations=_joined([a.trajectory.observations[steps] for a, steps in pairs]),
         actions=actions,
         rewards=rewards,
         completions=last & completed[index],
-        target_returns=targets[index] - np.concatenate([a.earned[steps] for a, steps in pairs]),
+        target_returns=targets[index] - _joined([a.earned[steps] for a, steps in pairs]),
         previous_actions=previous_actions,
         previous_rewards=previous_rewards,
         previous_completions=first & (index > 0) & completed[index - 1],
@@ -202,3 +202,8 @@ def _cut(
         trajectories=index,
         loss_weights=weights[index],
     )
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One after another; a single one as it is, for a chain of one is cut many thousand times a second."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
