@@ -16,6 +16,9 @@ from data.trajectory import Trajectory
 TOLERANCE = 1e-5
 """What a return may lack and still reach its target, relative to targets above 1: rounding of float32."""
 
+LOSSES = ("last", "all", "mixed")
+PAST_WEIGHT = 0.25
+
 
 @dataclass(frozen=True)
 class ChainRules:
@@ -32,14 +35,20 @@ class ChainRules:
     loss: str = field(
         default="last",
         metadata={
-            "help": "Which actions are learned: of the last trajectory of a chain, or of all.",
-            "choices": ("last", "all"),
+            "help": "Which actions are learned: of the last trajectory of a chain, of all, or mixed: of all, those of "
+            f"past ones at {PAST_WEIGHT:g} of the weight.",
+            "choices": LOSSES,
         },
     )
 
     def __post_init__(self) -> None:
-        if self.loss not in ("last", "all"):
-            raise ValueError(f"--loss: expected one of last, all, got {self.loss!r}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"--loss: expected one of {', '.join(LOSSES)}, got {self.loss!r}")
+
+    @property
+    def past_weight(self) -> float:
+        """Of an action of a past trajectory in the loss, where one of the last trajectory counts 1."""
+        return {"last": 0.0, "mixed": PAST_WEIGHT, "all": 1.0}[self.loss]
 
 
 class Attempt(NamedTuple):
@@ -148,9 +157,8 @@ def cut_chain(attempts: Sequence[Attempt], rules: ChainRules, keep: int, crop: i
     totals = np.array([attempt.total for attempt in attempts])
     kept = [kept_steps(attempt.length, keep, rng) for attempt in attempts[:-1]]
     kept.append(cropped_steps(attempts[-1].length, crop, rng))
-    weights = np.ones(len(attempts))
-    if rules.loss == "last":
-        weights[:-1] = 0
+    weights = np.full(len(attempts), rules.past_weight)
+    weights[-1] = 1
     targets = np.full_like(totals, totals.max()) if rules.relabel else totals
     return _cut(attempts, kept, targets, rules.completion & reached(totals, targets), weights)
 
@@ -165,7 +173,7 @@ def cut_past(
     totals = np.array([attempt.total for attempt in attempts])
     kept = [kept_steps(attempt.length, keep, rng) for attempt in attempts]
     targets = np.full_like(totals, target_return) if rules.relabel else totals
-    weights = np.full(len(attempts), float(rules.loss == "all"))
+    weights = np.full(len(attempts), rules.past_weight)
     return _cut(attempts, kept, targets, rules.completion & reached(totals, targets), weights)
 
 

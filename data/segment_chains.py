@@ -59,9 +59,8 @@ def chains(
     known = np.broadcast_to(shown[..., None], rates.shape).copy()
     known[..., 0] &= ~segments.first
     previous = np.where(known, scale_shown(segments.rewards[..., :steps]), 0)
-    learned = np.ones_like(rates)
-    if chain_rules.loss == "last":
-        learned[:, :-1] = 0
+    learned = np.full_like(rates, chain_rules.past_weight)
+    learned[:, -1] = 1
     index = np.broadcast_to(np.arange(count)[None, :, None], rates.shape)
 
     def row(values: np.ndarray, ordered: bool = True, dtype: type = np.float32) -> np.ndarray:

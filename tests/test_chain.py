@@ -58,8 +58,14 @@ def test_loss_on_all_counts_every_action():
     assert whole([WORSE, BETTER], ChainRules(loss="all")).loss_weights.all()
 
 
+def test_mixed_loss_counts_past_actions_at_a_quarter():
+    np.testing.assert_array_equal(
+        whole([WORSE, BETTER], ChainRules(loss="mixed")).loss_weights, [0.25, 0.25, 0.25, 1, 1]
+    )
+
+
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="--loss: expected one of last, all, got 'first'"):
+    with pytest.raises(ValueError, match="--loss: expected one of last, all, mixed, got 'first'"):
         ChainRules(loss="first")
 
 
