@@ -4,6 +4,7 @@ bc     behaviour cloning: the action from the observation
 bc10   the same, on the tenth of the trajectories with the highest returns (BC-10% of the papers)
 rvs    the action from the observation, what is still asked for, and the timestep: return-conditioned supervised
        learning with a multi-layer perceptron (RvS-R, arXiv 2112.10751)
+random every action as likely as every other; its perceptron is never asked
 """
 
 import itertools
@@ -87,3 +88,26 @@ class PerceptronPolicy:
         """[B]: what the actions earned, in environment units."""
         self._left = self._left - rewards
         self._timestep += 1
+
+
+class RandomPolicy:
+    """The policy of envs/rollout.py that draws every action from [-1, 1]."""
+
+    def __init__(self, action_size: int, *, chains: int, seed: int) -> None:
+        self._shape, self._seed = (chains, action_size), seed
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def begin(self, target_return: float) -> None:
+        """Start an episode in every chain; what is asked for changes nothing."""
+        self._rng: np.random.Generator | None = None
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """[B, O] -> [B, A]; drawn by the seed and the first observations: no two processes draw the same."""
+        if self._rng is None:
+            self._rng = np.random.default_rng([self._seed, *observations.astype(np.float32).view(np.uint32).flat])
+        return self._rng.uniform(-1, 1, self._shape).astype(np.float32)
+
+    def observe(self, rewards: np.ndarray, last: np.ndarray) -> None:
+        """Nothing to remember."""

@@ -12,7 +12,7 @@ REMATS = ("output", "input", "minimal")
 KERNELS = ("auto", "xla", "cudnn", "tokamax", "splash")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
-BASELINES = ("bc", "bc10", "rvs")
+BASELINES = ("bc", "bc10", "rvs", "random")
 METHODS = ("at", "dt", *BASELINES)
 
 
@@ -42,7 +42,7 @@ class ModelConfig:
         "at",
         "at: Agentic Transformer; dt: Decision Transformer, the same with one trajectory in context; without context, "
         "multi-layer perceptrons of --layers of --width: bc: behaviour cloning, bc10: on the best tenth of the "
-        "trajectories, rvs: conditioned on the return.",
+        "trajectories, rvs: conditioned on the return; random: even over all actions, learns nothing.",
         METHODS,
     )
     tokens: str = number(

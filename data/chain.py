@@ -17,6 +17,7 @@ TOLERANCE = 1e-5
 """What a return may lack and still reach its target, relative to targets above 1: rounding of float32."""
 
 LOSSES = ("last", "all", "mixed")
+DRAWS = ("powers", "uniform", "full")
 PAST_WEIGHT = 0.25
 
 
@@ -40,10 +41,20 @@ class ChainRules:
             "choices": LOSSES,
         },
     )
+    draw: str = field(
+        default="powers",
+        metadata={
+            "help": "How many trajectories a training chain has. powers: 1, 2, 4, ... or --trajs; uniform: 1 to "
+            "--trajs; full: --trajs.",
+            "choices": DRAWS,
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"--loss: expected one of {', '.join(LOSSES)}, got {self.loss!r}")
+        if self.draw not in DRAWS:
+            raise ValueError(f"--draw: expected one of {', '.join(DRAWS)}, got {self.draw!r}")
 
     @property
     def past_weight(self) -> float:

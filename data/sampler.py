@@ -16,8 +16,8 @@ _INTEGERS = ("timesteps", "trajectories", "chains")
 class Sampler:
     """Draws chains of hindsight and packs them into rows of `steps_per_row` steps, M.
 
-    A chain has n trajectories drawn without replacement, n uniform over 1, 2, 4, ... and `trajs`: 1, because
-    the first episode at test has no past; the lengths between, because every later one has a part of it. It
+    A chain has n trajectories drawn without replacement, n uniform over 1, 2, 4, ... and `trajs` (`--draw powers`):
+    1, because the first episode at test has no past; the lengths between, because every later one has a part of it. It
     shows `keep` steps of each past trajectory and `crop` in a row of the last; 0 is all (data/chain.py).
     """
 
@@ -56,7 +56,7 @@ class Sampler:
         self.keep, self.crop, self.rows, self.seed, self.pack = keep, crop, rows, seed, pack
         self.attempts = [Attempt.of(trajectory) for trajectory in trajectories]
         self.totals = np.array([attempt.total for attempt in self.attempts])
-        self.counts = chain_lengths(trajs)
+        self.counts = chain_lengths(trajs, rules.draw)
         longest = max(attempt.length for attempt in self.attempts)
         one_chain = (trajs - 1) * chain.shown(longest, keep) + chain.shown(longest, crop)
         self.steps_per_row = steps_per_row or one_chain
@@ -107,8 +107,10 @@ class Sampler:
         return [self.attempts[i] for i in drawn[chain.order(self.totals[drawn], self.rules)]]
 
 
-def chain_lengths(trajs: int) -> list[int]:
-    """The numbers of trajectories that chains have: the powers of two below `trajs`, and `trajs`."""
+def chain_lengths(trajs: int, draw: str = "powers") -> list[int]:
+    """The numbers of trajectories that chains have, one as likely as another; powers: of two, below `trajs`."""
+    if draw != "powers":
+        return list(range(1, trajs + 1)) if draw == "uniform" else [trajs]
     return [2**i for i in range(trajs.bit_length()) if 2**i < trajs] + [trajs]
 
 

@@ -83,7 +83,7 @@ def evaluate(
     return report(out, list(trajs) if trajs else None)
 
 
-METHODS = {"at": "AT", "dt": "DT", "bc": "BC", "bc10": "BC-10%", "rvs": "RvS"}
+METHODS = {"at": "AT", "dt": "DT", "bc": "BC", "bc10": "BC-10%", "rvs": "RvS", "random": "random"}
 """How tables call what --method names."""
 
 
@@ -168,10 +168,12 @@ def policy_of(
     chains: int,
 ) -> "Policy":
     """The policy, made in the process that plays it."""
-    from agent.baselines import Perceptron, PerceptronPolicy
+    from agent.baselines import Perceptron, PerceptronPolicy, RandomPolicy
     from agent.policy import CachedPolicy
 
     if isinstance(weights, Perceptron):
+        if model.method == "random":
+            return RandomPolicy(weights.biases[-1].size, chains=chains, seed=seed)
         return PerceptronPolicy(weights, model, scaling, chains=chains)
     return CachedPolicy(
         weights,

@@ -139,6 +139,8 @@ def auto_preset(env: str, method: str, backend: str) -> str:
     """The preset that --preset auto stands for."""
     if find_family(env):
         return "family"
+    if method == "random":
+        return "random"
     if method in BASELINES:
         return "baseline"
     return "cpu" if backend == "cpu" else "accelerator"

@@ -7,7 +7,7 @@ import pytest
 from made_up import TRAJECTORIES
 
 from agent import learner, network
-from agent.baselines import PerceptronPolicy, init_weights
+from agent.baselines import PerceptronPolicy, RandomPolicy, init_weights
 from agent.config import BASELINES, ModelConfig, OptimizerConfig
 from data.chain import ChainRules
 from data.sampler import Sampler
@@ -77,3 +77,15 @@ def test_the_best_tenth_is_chosen_by_return_and_kept_in_order():
     ranked = [TRAJECTORIES[0]._replace(rewards=np.full(10, total / 10, np.float32)) for total in (3, 9, 1, 8) * 5]
     assert [round(trajectory.total) for trajectory in best_tenth(ranked)] == [9, 9]
     assert len(best_tenth(ranked[:4])) == 1
+
+
+def test_random_actions_are_even_and_other_chains_draw_others():
+    def draw(seed, start):
+        policy = RandomPolicy(2, chains=8, seed=seed)
+        policy.begin(0.0)
+        return np.stack([policy.act(np.full((8, 3), start, np.float32)) for _ in range(500)])
+
+    actions = draw(0, 1.0)
+    np.testing.assert_allclose(np.quantile(actions, [0, 0.25, 0.5, 0.75, 1]), [-1, -0.5, 0, 0.5, 1], atol=0.05)
+    np.testing.assert_array_equal(actions, draw(0, 1.0))
+    assert (actions != draw(1, 1.0)).all() and (actions != draw(0, 2.0)).all()

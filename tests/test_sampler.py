@@ -43,6 +43,8 @@ def test_chains_have_powers_of_two_and_the_whole_number():
     assert chain_lengths(2) == [1, 2]
     assert chain_lengths(6) == [1, 2, 4, 6]
     assert chain_lengths(32) == [1, 2, 4, 8, 16, 32]
+    assert chain_lengths(4, "uniform") == [1, 2, 3, 4]
+    assert chain_lengths(4, "full") == [4]
 
 
 def test_chain_lengths_are_drawn_uniformly():
