@@ -31,7 +31,11 @@ class ChainRules:
         metadata={"help": "Ask every trajectory of a chain for the chain's best return, not for its own."},
     )
     completion: bool = field(
-        default=True, metadata={"help": "Flag the last step of a trajectory that reaches its target return."}
+        default=False,
+        metadata={
+            "help": "Flag the last step of a trajectory that reaches its target return. Off: in a sorted chain that is "
+            "the very last step, which nothing follows, so that nothing is learned from the flag."
+        },
     )
     loss: str = field(
         default="last",

@@ -11,7 +11,7 @@ from data.chain import ChainRules
 from data.sampler import Sampler
 from data.scaling import Scaling
 
-SAMPLER = Sampler(TRAJECTORIES, Scaling.fit(TRAJECTORIES), ChainRules(), 4, 4, 8, 2, 0)
+SAMPLER = Sampler(TRAJECTORIES, Scaling.fit(TRAJECTORIES), ChainRules(completion=True), 4, 4, 8, 2, 0)
 AFTER = ("actions", "rewards", "completions")
 """What a step itself holds that its own action may not see."""
 

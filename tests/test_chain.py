@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from data.chain import Attempt, ChainRules, cropped_steps, cut_chain, cut_past, kept_steps, order, reached
 from data.trajectory import Trajectory
 
-RULES = ChainRules()
+RULES = ChainRules(completion=True)
 few = settings(max_examples=30, deadline=None)
 
 
@@ -42,7 +42,7 @@ def test_a_chain_by_hand():
 
 
 def test_without_relabel_each_attempt_is_asked_for_its_own_return_and_reaches_it():
-    steps = whole([WORSE, BETTER], ChainRules(relabel=False))
+    steps = whole([WORSE, BETTER], ChainRules(relabel=False, completion=True))
     np.testing.assert_array_equal(steps.target_returns, [2, 1, 1, 5, 2])
     np.testing.assert_array_equal(steps.completions, [0, 0, 1, 0, 1])
     np.testing.assert_array_equal(steps.previous_completions, [0, 0, 0, 1, 0])
@@ -72,7 +72,7 @@ def test_an_unknown_loss_is_refused():
 def test_order_is_ascending_and_keeps_equals_as_they_came():
     returns = np.array([3.0, 1.0, 3.0, 2.0])
     np.testing.assert_array_equal(order(returns, RULES), [1, 3, 0, 2])
-    np.testing.assert_array_equal(order(returns, ChainRules(sort=False)), [0, 1, 2, 3])
+    np.testing.assert_array_equal(order(returns, ChainRules(sort=False, completion=True)), [0, 1, 2, 3])
     np.testing.assert_array_equal(order(np.tile([1.0, 0.0], 50), RULES), [*range(1, 100, 2), *range(0, 100, 2)])
 
 
@@ -160,7 +160,7 @@ def test_the_past_of_a_chain_is_cut_at_rollout_as_in_training(chain, keep, crop,
 @few
 @given(chain=st.lists(rewards, min_size=1, max_size=5), relabel=st.booleans())
 def test_what_is_asked_and_what_was_earned_make_the_target(chain, relabel):
-    steps = whole([attempt(r) for r in chain], ChainRules(relabel=relabel))
+    steps = whole([attempt(r) for r in chain], ChainRules(relabel=relabel, completion=True))
     totals = [sum(r) for r in chain]
     for i, r in enumerate(chain):
         of = steps.trajectories == i

@@ -14,7 +14,7 @@ from data.trajectory import Batch, Trajectory
 
 O, A, T, CHAINS, EPISODES, TARGET = 3, 2, 12, 2, 5, 9.0
 SCALING = Scaling(np.array([0.1, 0.2, -0.3], np.float32), np.array([1, 2, 0.5], np.float32), 9.0, 0.75)
-RULES = ChainRules()
+RULES = ChainRules(completion=True)
 
 
 EQUAL = np.full((EPISODES, CHAINS), T)

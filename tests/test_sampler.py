@@ -31,7 +31,7 @@ AS_IS = Scaling(np.zeros(2, np.float32), np.ones(2, np.float32), 1.0, 1.0)
 
 def sampler(data, scaling=AS_IS, rules=None, **settings):
     chosen = {"trajs": 4, "keep": 3, "crop": 5, "rows": 6, "seed": 0} | settings
-    return Sampler(data, scaling, rules or ChainRules(), **chosen)
+    return Sampler(data, scaling, rules or ChainRules(completion=True), **chosen)
 
 
 def equal(one, other):
