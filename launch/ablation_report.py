@@ -1,15 +1,16 @@
-"""ablation.jsonl -> a table, figures and one self-contained HTML page."""
+"""ablation.jsonl -> tables, figures and one self-contained HTML page."""
 
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from envs.scores import normalised_score
-from launch import cell_plots, page
+from launch import cell_plots, family_comparison, family_rows, page, sections, suite
 from launch.comparison import STATISTICS, Comparison, Line, compare, read_stored_rows
-from launch.intervals import Interval
 from launch.metrics import write_atomically
+from launch.sections import Figure, Section, show, span, verdict
 
 _HEADER = ("cell", "context", *STATISTICS, "falls %", "score", "last - control", "same - control")
 METHOD = (
@@ -30,58 +31,60 @@ _CAPTIONS = {
 
 
 def report(source: Path, out: Path) -> str:
-    """Reads an ablation.jsonl, writes figures and <its name>.html into a folder; returns the tables as plain text.
+    """Reads an ablation.jsonl, writes figures, <its name>.html and its tables as <its name>.md into a folder; returns
+    the tables as plain text.
 
     Raises FileNotFoundError or ValueError, naming the file, when there are no rows.
     """
     if not source.is_file():
         raise FileNotFoundError(f"{source} is missing: run python -m launch.ablate into {source.parent} first")
-    comparisons = compare(read_stored_rows(source))
-    if not comparisons:
+    found = make_sections(read_stored_rows(source))
+    if not found:
         raise ValueError(f"{source}: expected a row with returns, found none")
     parts = [page.element("h1", "Cells compared"), page.element("p", source.name, "quiet")]
-    for comparison in comparisons:
-        images, place = cell_plots.draw(comparison), re.sub(r"[^\w.-]", "_", comparison.env)
-        for name, image in images.items():
-            write_atomically(out / f"{source.stem}_{place}_{name}.png", image)
-        parts += _section(comparison, images)
-    parts += [page.element("h2", "What was measured"), page.element("p", METHOD)]
+    for section in found:
+        place = re.sub(r"[^\w.-]", "_", section.place)
+        for name, figure in section.figures.items():
+            write_atomically(out / f"{source.stem}_{place}_{name}.png", figure.png)
+        parts += sections.parts(section)
+    parts.append(page.element("h2", "What was measured"))
+    parts += [page.element("p", method) for method in dict.fromkeys(section.method for section in found)]
     write_atomically(out / f"{source.stem}.html", page.document("Cells compared", parts))
-    return "\n\n".join(_text(comparison) for comparison in comparisons)
+    write_atomically(out / f"{source.stem}.md", "\n".join(map(sections.markdown, found)))
+    return "\n\n".join(map(sections.text, found))
 
 
-def _section(comparison: Comparison, images: dict[str, bytes]) -> list[str]:
+def make_sections(rows: Sequence[dict[str, Any]]) -> list[Section]:
+    """Rows of both kinds -> what they say: of all environments together, of each, and of each family's cells."""
+    of_families = [row for row in rows if family_rows.is_family(row)]
+    others = [row for row in rows if not family_rows.is_family(row) and row["returns"]]
+    return [*suite.make_sections(others), *map(_section, compare(others)), *family_comparison.sections(of_families)]
+
+
+def _section(comparison: Comparison) -> Section:
     lines = [(line, name) for line in comparison.lines for name in line.measured]
-    figures = {name: page.figure(image, "png", _CAPTIONS[name]) for name, image in images.items()}
-    commands = "\n".join(line.row["command"] for line in comparison.lines)
-    row = comparison.control.row
-    return [
-        page.element("h2", comparison.env),
-        page.element("p", _title(comparison), "quiet"),
-        page.lead(_headline(comparison)),
-        figures["intervals"],
-        page.table(_HEADER, [_cells(*each) for each in lines], [name for _, name in lines]),
-        figures["by_trajs"],
-        figures["by_episode"],
-        figures["profiles"],
-        page.element("h2", "Measure a cell again"),
-        page.element("pre", commands),
-        page.facts({"commit": row["commit"], "time": row["time"], **(row["versions"] or {})}),
-    ]
-
-
-def _title(comparison: Comparison) -> str:
-    row = comparison.control.row
-    seeds = sorted({len(line.row["seeds"]) for line in comparison.lines})
-    chains = sorted({n for line in comparison.lines for n in line.row["chains"].values()})
-    return (
-        f"data set {row['dataset']}: best episode {row['data']['best']:.1f}, mean {row['data']['mean']:.1f}; "
-        f"{_range(seeds)} training seeds x {_range(chains)} chains; control: {comparison.control.label}"
+    return Section(
+        title=comparison.env,
+        place=comparison.env,
+        about=_about(comparison),
+        headline=_headline(comparison),
+        header=_HEADER,
+        lines=[_cells(*each) for each in lines],
+        kinds=[name for _, name in lines],
+        figures={name: Figure(image, _CAPTIONS[name]) for name, image in cell_plots.draw(comparison).items()},
+        method=METHOD,
+        rows=[comparison.control.row, *(line.row for line in comparison.lines if line is not comparison.control)],
     )
 
 
-def _range(numbers: Sequence[int]) -> str:
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+def _about(comparison: Comparison) -> str:
+    row = comparison.control.row
+    seeds = [len(line.row["seeds"]) for line in comparison.lines]
+    chains = [n for line in comparison.lines for n in line.row["chains"].values()]
+    return (
+        f"data set {row['dataset']}: best episode {row['data']['best']:.1f}, mean {row['data']['mean']:.1f}; "
+        f"{span(seeds)} training seeds x {span(chains)} chains; control: {comparison.control.label}"
+    )
 
 
 def _headline(comparison: Comparison) -> list[str]:
@@ -90,20 +93,11 @@ def _headline(comparison: Comparison) -> list[str]:
         (line, name, found.statistics["last"]) for line in comparison.lines for name, found in line.measured.items()
     ]
     best, protocol, last = max(every, key=lambda each: each[2].value)
-    sentences = [f"Highest last episode: {best.label}, context {protocol}, {_show(last)}."]
+    sentences = [f"Highest last episode: {best.label}, context {protocol}, {show(last)}."]
     if protocol in best.differences and not math.isnan(best.differences[protocol][0].low):
-        difference = best.differences[protocol][0]
-        verb = "contains" if difference.low <= 0 <= difference.high else "does not contain"
-        control = comparison.control.label
-        sentences.append(f"Less that of {control}: {_show(difference, sign=True)}; the interval {verb} 0.")
+        difference, control = best.differences[protocol][0], comparison.control.label
+        sentences.append(f"Less that of {control}: {show(difference, sign=True)}; the interval {verdict(difference)}.")
     return sentences
-
-
-def _show(interval: Interval, scale: float = 1, digits: int = 1, sign: bool = False) -> str:
-    """'478.5 [450.2, 501.3]'; the value alone where a single chain gives no interval."""
-    kind = f"{'+' if sign else ''}.{digits}f"
-    value, low, high = (format(scale * number, kind) for number in interval)
-    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def _cells(line: Line, protocol: str) -> list[str]:
@@ -113,20 +107,9 @@ def _cells(line: Line, protocol: str) -> list[str]:
     return [
         line.label,
         protocol,
-        *(_show(found[name]) for name in STATISTICS),
-        _show(found["falls"], scale=100, digits=0),
+        *(show(found[name]) for name in STATISTICS),
+        show(found["falls"], scale=100, digits=0),
         "" if score is None else f"{score:.1f}",
-        *(_show(difference, sign=True) for difference in differences),
+        *(show(difference, sign=True) for difference in differences),
         *[""] * (2 - len(differences)),
     ]
-
-
-def _text(comparison: Comparison) -> str:
-    table = [list(_HEADER), *(_cells(line, name) for line in comparison.lines for name in line.measured)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEADER))]
-    lines = [
-        f"{comparison.env}, {_title(comparison)}; interquartile mean [95% interval]",
-        *("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in table),
-        *_headline(comparison),
-    ]
-    return "\n".join(line.rstrip() for line in lines)

@@ -1,6 +1,7 @@
 """The cells of a sweep as rows of ablation.jsonl, and what is read from them: statistics and differences.
 
-A row holds the return of every episode beside its statistics: tables and figures are drawn again from rows alone.
+A row holds the return of every episode beside its statistics: tables and figures are drawn again from rows alone. Rows
+of families of tasks are launch/family_rows.py's.
 """
 
 import json
@@ -10,17 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs.family import find as find_family
 from envs.scores import normalised_score
+from launch import family_rows
 from launch.cells import Cell, Run, differing
+from launch.family_rows import rounded
 from launch.intervals import Interval, draw_counts, of_interquartile_mean, of_mean, paired_difference
 from launch.metrics import read_metrics, read_rows, write_atomically
 from launch.statistics import newest_chains
 
 ROWS = "ablation.jsonl"
 STATISTICS = ("first", "last", "mean", "max")
-_NEEDED = ("cell", "key", "control", "env", "dataset", "typed", "flags", "seeds", "data", "returns", "command")
-_DIGITS = 6
-"""Significant digits of a stored return: beyond them lies rounding of float32 rewards."""
+_NEEDED = ("cell", "key", "control", "env", "dataset", "typed", "flags", "seeds", "data", "command")
 
 
 class Measured(NamedTuple):
@@ -74,18 +76,42 @@ def measure(returns: np.ndarray, data_best: float) -> Measured:
 
 
 def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
-    """The row of a cell, from those of its runs that are done. Raises ValueError for a file that is wrong.
+    """The row of a cell, from those of its runs that are done. Raises ValueError for a file that is wrong."""
+    family = find_family(cell.resolved["env"])
+    newest, measured = family_rows.collect(family, runs) if family else _collect(cell.resolved["env"], runs)
+    errors = []
+    for path in (run.folder / "metrics.csv" for run in runs):
+        logged = [row["heldout_loss"] for row in read_metrics(path) if "heldout_loss" in row] if path.is_file() else []
+        errors += logged[-1:]
+    last = newest[-1] if newest else {}
+    return {
+        "cell": cell.label,
+        "key": cell.key,
+        "control": control,
+        "env": cell.resolved["env"],
+        **{name: last.get(name) for name in ("env_id", "dataset", "dataset_hash", "method", "update", "target_return")},
+        "seeds": [run.seed for run in runs],
+        "heldout_loss": float(np.mean(errors)) if errors else None,
+        "seconds": [seconds for run in runs if (seconds := run.seconds()) is not None],
+        "command": cell.sweep_command([run.seed for run in runs]),
+        "commit": ", ".join(dict.fromkeys(row["commit"] for row in newest)),
+        **{name: last.get(name) for name in ("versions", "time")},
+        "typed": cell.typed,
+        "flags": cell.resolved,
+        **measured,
+    }
+
+
+def _collect(env: str, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The newest row of each run's results.jsonl, and what a cell's row holds of all.
 
     Protocols are those that the results of all seeds name; a matrix has no gaps, so it has the chains that all have.
     """
     found: dict[str, dict[int, np.ndarray]] = {}
     newest: list[dict[str, Any]] = []
-    errors, data = [], np.zeros(0)
+    data = np.zeros(0)
     for run in runs:
         data = np.array(json.loads((run.folder / "dataset.json").read_text())["returns"])
-        if (run.folder / "metrics.csv").is_file():
-            logged = [row["heldout_loss"] for row in read_metrics(run.folder / "metrics.csv") if "heldout_loss" in row]
-            errors += logged[-1:]
         path = run.folder / "results.jsonl"
         rows = read_rows(path) if path.is_file() else []
         newest += rows[-1:]
@@ -98,37 +124,14 @@ def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
             continue
         chains, episodes = np.min([matrix.shape for matrix in by_seed.values()], axis=0)
         returns[protocol] = np.stack([matrix[:chains, :episodes] for matrix in by_seed.values()])
-    last = newest[-1] if newest else {}
     best = float(data.max())
-    return {
-        "cell": cell.label,
-        "key": cell.key,
-        "control": control,
-        "env": cell.resolved["env"],
-        **{name: last.get(name) for name in ("env_id", "dataset", "dataset_hash", "method", "update", "target_return")},
-        "seeds": [run.seed for run in runs],
+    return newest, {
         "chains": {protocol: matrix.shape[1] for protocol, matrix in returns.items()},
         "episodes": {protocol: matrix.shape[2] for protocol, matrix in returns.items()},
         "data": {"best": best, "mean": float(data.mean()), "episodes": len(data)},
-        "heldout_loss": float(np.mean(errors)) if errors else None,
-        "statistics": {
-            protocol: _plain(measure(matrix, best), cell.resolved["env"]) for protocol, matrix in returns.items()
-        },
-        "seconds": [seconds for run in runs if (seconds := run.seconds()) is not None],
-        "command": cell.sweep_command([run.seed for run in runs]),
-        "commit": ", ".join(dict.fromkeys(row["commit"] for row in newest)),
-        **{name: last.get(name) for name in ("versions", "time")},
-        "typed": cell.typed,
-        "flags": cell.resolved,
-        "returns": {
-            protocol: [[[_rounded(e) for e in chain] for chain in seed] for seed in matrix.tolist()]
-            for protocol, matrix in returns.items()
-        },
+        "statistics": {protocol: _plain(measure(matrix, best), env) for protocol, matrix in returns.items()},
+        "returns": {protocol: rounded(matrix.tolist()) for protocol, matrix in returns.items()},
     }
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
 
 
 def _plain(measured: Measured, env: str) -> dict[str, Any]:
@@ -136,12 +139,12 @@ def _plain(measured: Measured, env: str) -> dict[str, Any]:
 
     def score(value: float) -> float | None:
         found = normalised_score(env, value)
-        return None if found is None else _rounded(found)
+        return None if found is None else rounded(found)
 
     plain: dict[str, Any] = {}
     for name, interval in measured.statistics.items():
         ends = interval._asdict()
-        plain[name] = {end: _rounded(number) for end, number in ends.items()}
+        plain[name] = {end: rounded(number) for end, number in ends.items()}
         if name != "falls":
             plain[name]["score"] = {end: score(number) for end, number in ends.items()}
     return plain
@@ -155,9 +158,12 @@ def read_stored_rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: expected a JSON object: {error}") from None
-        missing = [name for name in _NEEDED if not isinstance(row, dict) or name not in row]
-        if missing:
+        row = row if isinstance(row, dict) else {}
+        of_kind = family_rows.NEEDED if family_rows.is_family(row) else ("returns",)
+        if missing := [name for name in (*_NEEDED, *of_kind) if name not in row]:
             raise ValueError(f"{path}:{number}: expected a row of launch.ablate, {', '.join(missing)} missing")
+        if family_rows.is_family(row):
+            family_rows.check(row, f"{path}:{number}")
         rows.append(row)
     return rows
 
@@ -172,12 +178,13 @@ def store_row(path: Path, row: Mapping[str, Any], order: Sequence[str]) -> None:
         rows = {key: stored | {"control": False} for key, stored in rows.items()}
     rows[row["key"]] = dict(row)
     keys = [key for key in order if key in rows] + [key for key in rows if key not in order]
-    write_atomically(path, "".join(json.dumps(rows[key], allow_nan=False) + "\n" for key in keys))
+    write_atomically(
+        path, "".join(json.dumps(rows[key], allow_nan=False, separators=(",", ":")) + "\n" for key in keys)
+    )
 
 
 def compare(rows: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     """Rows -> a comparison for each environment; the control of one is the cell whose other flags are the control's."""
-    rows = [row for row in rows if row["returns"]]
     chosen = next((row for row in rows if row["control"]), rows[0] if rows else None)
     return [_compare([dict(row) for row in rows if row["env"] == env], chosen or {}) for env in _unique(rows, "env")]
 

@@ -73,8 +73,7 @@ def evaluate(
         "ask": brain.ask,
         **provenance(),
     }
-    with (out / "tasks.jsonl").open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in family_report.rows(found, lanes, shared))
+    family_report.append(out / "tasks.jsonl", family_report.rows(found, lanes, shared))
     table = family_report.table(found, lanes, family)
     write_atomically(out / "tasks.txt", table + "\n")
     family_report.picture(found, lanes, family, out / "tasks.png")

@@ -2,15 +2,19 @@
 
 import base64
 import html
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from envs.family import Family
-from launch.families import Lanes, Result
+from launch.metrics import write_atomically
 from launch.statistics import Estimate, estimate
+
+if TYPE_CHECKING:
+    from launch.families import Lanes, Result
 
 WORDS = {
     "told": "perceptron told the task",
@@ -24,7 +28,7 @@ LATE = 4
 """Own episodes from the fifth on are summed up in one line."""
 
 
-def rows(results: Sequence[Result], lanes: Lanes, shared: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(results: "Sequence[Result]", lanes: "Lanes", shared: dict[str, Any]) -> list[dict[str, Any]]:
     """One row of tasks.jsonl per episode: what `shared` says of all, and where it was played, and what came of it."""
     return [
         shared
@@ -43,7 +47,13 @@ def rows(results: Sequence[Result], lanes: Lanes, shared: dict[str, Any]) -> lis
     ]
 
 
-def table(results: Sequence[Result], lanes: Lanes, family: Family) -> str:
+def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add an evaluation to a tasks.jsonl in one move, so that none is ever there in part."""
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_atomically(path, before + "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def table(results: "Sequence[Result]", lanes: "Lanes", family: Family) -> str:
     """Means over all lanes with 95% intervals, how far the policy is off its task, and the part of the way from the
     perceptron that is not told the task to the one that is."""
     ends = {result.name: result.returns.mean() for result in results if result.name in ("told", "not told")}
@@ -63,7 +73,7 @@ def table(results: Sequence[Result], lanes: Lanes, family: Family) -> str:
     return "\n".join([head, *text])
 
 
-def lines_of(results: Sequence[Result]) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+def lines_of(results: "Sequence[Result]") -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """-> label, segments, returns and achieved of each line; own episodes one by one, and the late ones together."""
     lines = []
     for result in results:
@@ -81,13 +91,12 @@ def lines_of(results: Sequence[Result]) -> list[tuple[str, str, np.ndarray, np.n
     return lines
 
 
-def picture(results: Sequence[Result], lanes: Lanes, family: Family, path: Path) -> None:
+def picture(results: "Sequence[Result]", lanes: "Lanes", family: Family, path: Path) -> None:
     """A PNG: returns over segments in context and over own episodes, and what was achieved against what was asked."""
     import matplotlib
     from matplotlib.figure import Figure
 
     from launch import plots
-    from launch.metrics import write_atomically
 
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(12, 4))
@@ -124,7 +133,7 @@ CONTROLS = {"told": "perceptron told the task", "not told": "perceptron not told
 DATA, RULE, OWN, EMPTY = "#0b6fb8", "#7a3e9d", "#5b8c3e", "#8a929b"
 
 
-def _draw_prompts(axes: Any, results: Sequence[Result]) -> None:
+def _draw_prompts(axes: Any, results: "Sequence[Result]") -> None:
     """Returns over the number of segments, evenly spaced."""
     counts = [result.segments for result in results if result.name == "data"]
     for name, colour in (("data", DATA), ("rule", RULE)):
@@ -136,7 +145,7 @@ def _draw_prompts(axes: Any, results: Sequence[Result]) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
-def _draw_achieved(axes: Any, results: Sequence[Result], lanes: Lanes, family: Family) -> None:
+def _draw_achieved(axes: Any, results: "Sequence[Result]", lanes: "Lanes", family: Family) -> None:
     """What every episode achieved on the first axis of its task."""
     axis, data = family.axes[0], [result for result in results if result.name == "data"]
     for result, colour in ((data[0], EMPTY), (data[-1], DATA)):

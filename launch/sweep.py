@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import envs
+from envs.family import find as find_family
 from launch.cells import Run, program
+from launch.family_rows import read_newest
 from launch.metrics import read_metrics, read_rows, write_atomically
 from launch.plan import read_stored
 
@@ -110,6 +112,9 @@ def alone(out: Path) -> Iterator[None]:
 def is_complete(folder: Path) -> bool:
     """Whether the last update was measured; without a simulator, whether it was logged."""
     stored = read_stored(folder)
+    if find_family(stored["env"]):
+        path = folder / "tasks.jsonl"
+        return path.is_file() and read_newest(path)[-1]["update"] == stored["updates"]
     if envs.spec(stored["env"]).simulator:
         path = folder / "results.jsonl"
         return path.is_file() and any(row["update"] == stored["updates"] for row in read_rows(path))

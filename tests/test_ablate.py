@@ -348,6 +348,46 @@ def test_a_terminated_sweep_tells_its_programs_and_waits_for_them(driver, tmp_pa
     assert not is_running(pid)
 
 
+FAMILY_STAND_IN = """
+import json, sys
+from pathlib import Path
+from envs.family import find
+
+flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:] if "=" in word)
+out, family = Path(flags["out"]), find(flags["env"])
+with (out / "starts").open("a") as file:
+    file.write("begin\\n")
+(out / "config.json").write_text(json.dumps({"env": family.name, "updates": 4}))
+card = {"return_max": 60.0, "return_mean": 50.0, "episodes": 6}
+(out / "dataset.json").write_text(json.dumps({"card": card, "returns": []}))
+shared = dict(env=family.name, dataset="d", dataset_hash="h", seed=int(flags["seed"]), update=4, ask=0.7, command="c",
+              commit="0123", versions={}, time="t", start=0, episode=1)
+with (out / "tasks.jsonl").open("w") as file:
+    for segments in (0, 5):
+        for task in family.held_out:
+            place = dict(protocol="data", segments=segments, task=task, achieved=[*task, 1.0])
+            file.write(json.dumps(shared | place | {"return": 100.0 + segments + shared["seed"]}) + "\\n")
+"""
+
+
+def test_a_sweep_of_a_family_ends_in_rows_and_is_not_run_twice(tmp_path):
+    (tmp_path / "stand_in.py").write_text(FAMILY_STAND_IN)
+    (tmp_path / "driver.py").write_text(DRIVER)
+    words = ["--env=cartpole_position", "--trajs=5", "--updates=4", "--seeds=2", f"--out={tmp_path / 'out'}"]
+    command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "stand_in.py"), "--processes=1", *words]
+    for _ in range(2):
+        ran = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True, timeout=120
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert "2 of 2 runs done" in ran.stdout or "2 done" in ran.stdout
+        assert list(starts(tmp_path / "out").values()) == [["begin"]] * 2
+    (row,) = read_stored_rows(tmp_path / "out" / "ablation.jsonl")
+    assert (row["seeds"], row["starts"], row["env"]) == ([0, 1], 1, "cartpole_position")
+    assert row["points"][1]["returns"] == [[[105.0]] * 5, [[106.0]] * 5]
+    assert "+5 [+5, +5]" in ran.stdout and (tmp_path / "out" / "ablation.md").is_file()
+
+
 def test_an_unknown_flag_ends_in_one_line_with_the_known_ones(driver, tmp_path):
     code, _, stderr = finish(driver(tmp_path / "out", "--treys=1"))
     assert code == 1 and "error: --treys: expected a flag" in stderr and "Traceback" not in stderr

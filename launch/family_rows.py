@@ -1,0 +1,162 @@
+"""The runs of a family of tasks as one row of ablation.jsonl: what each tasks.jsonl says, without what all lines share.
+
+A point is what one way of acting came to in one of its episodes: the returns of every held-out task from every start,
+of every training seed.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.family import Family
+from launch.cells import Run
+
+NEEDED = ("axes", "tasks", "starts", "points")
+"""Fields of a row that are of families alone."""
+_DIGITS = 6
+"""Significant digits of a stored return: beyond them lies rounding of float32 rewards."""
+_DIGITS_ACHIEVED = 4
+_OF_EPISODE: dict[str, Any] = {
+    "protocol": str,
+    "segments": int,
+    "task": list,
+    "start": int,
+    "episode": int,
+    "return": int | float,
+    "achieved": list,
+}
+"""What differs within an evaluation, and the type of it."""
+_OF_EVALUATION: dict[str, Any] = {
+    **dict.fromkeys(("env", "dataset", "dataset_hash", "command", "commit", "time"), str),
+    "update": int,
+    "ask": int | float,
+    "versions": dict,
+}
+
+Key = tuple[str, int, int]
+"""Protocol, segments in the context, and the number of the episode, from 1."""
+
+
+class Point(NamedTuple):
+    """One way of acting, in one of its episodes."""
+
+    protocol: str
+    segments: int
+    episode: int
+    returns: np.ndarray
+    """[S, T, C]: seed, task, start."""
+    achieved: np.ndarray
+    """[G, S, T, C]: on each axis of the tasks."""
+
+
+def is_family(row: Mapping[str, Any]) -> bool:
+    """Whether a row of ablation.jsonl is of a family of tasks."""
+    return "points" in row
+
+
+def read_points(row: Mapping[str, Any]) -> list[Point]:
+    """What a row holds of every way of acting."""
+    arrays = ("returns", "achieved")
+    return [Point(**point | {name: np.array(point[name], float) for name in arrays}) for point in row["points"]]
+
+
+def check(row: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError, beginning with `where`, when a point lacks a seed, a task or a start."""
+    shape = (len(row["seeds"]), len(row["tasks"]), row["starts"])
+    for point in row["points"]:
+        name = f"{where}: {point.get('protocol')}, {point.get('segments')} segments, episode {point.get('episode')}"
+        for field, expected in (("returns", shape), ("achieved", (len(row["axes"]), *shape))):
+            try:
+                got = str(list(np.array(point.get(field), float).shape))
+            except (TypeError, ValueError):
+                got = "lists of several lengths"
+            if got != str(list(expected)):
+                raise ValueError(
+                    f"{name}: expected {field} of (axes,) seeds, tasks, starts {list(expected)}, got {got}"
+                )
+
+
+def collect(family: Family, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The newest line of each run's tasks.jsonl, and what a cell's row holds of all.
+
+    Points are those that all seeds have, tasks the family's, starts as many as all seeds have. Raises ValueError for a
+    file that is wrong, and for one whose newest evaluation lacks an episode.
+    """
+    evaluations = [read_newest(run.folder / "tasks.jsonl") for run in runs]
+    card = json.loads((runs[-1].folder / "dataset.json").read_text())["card"]
+    newest = [rows[-1] | {"method": "AT", "target_return": rows[-1]["ask"]} for rows in evaluations]
+    starts = min(1 + max(row["start"] for row in rows) for rows in evaluations)
+    by_seed = [
+        dict(_arrays(rows, family, starts, run.folder / "tasks.jsonl"))
+        for run, rows in zip(runs, evaluations, strict=True)
+    ]
+    shared = [key for key in by_seed[0] if all(key in found for found in by_seed)]
+    points = []
+    for key in shared:
+        returns, achieved = (np.stack(parts, axis=-3) for parts in zip(*(found[key] for found in by_seed), strict=True))
+        numbers = rounded(returns.tolist()), rounded(achieved.tolist(), _DIGITS_ACHIEVED)
+        points.append(dict(zip(Point._fields, (*key, *numbers), strict=True)))
+    return newest, {
+        "data": {"best": card["return_max"], "mean": card["return_mean"], "episodes": card["episodes"]},
+        "axes": [{"name": axis.name, "unit": axis.unit} for axis in family.axes],
+        "tasks": [list(task) for task in family.held_out],
+        "starts": starts,
+        "points": points,
+    }
+
+
+def _arrays(
+    rows: Sequence[Mapping[str, Any]], family: Family, starts: int, path: Path
+) -> Iterator[tuple[Key, tuple[np.ndarray, np.ndarray]]]:
+    """Of each point of an evaluation, returns [T, C] and what was achieved [G, T, C]."""
+    found: dict[Key, dict[tuple[Any, ...], Mapping[str, Any]]] = {}
+    for row in rows:
+        key = row["protocol"], row["segments"], row["episode"]
+        found.setdefault(key, {})[(*np.array(row["task"], np.float32).tolist(), row["start"])] = row
+    tasks = np.array(family.held_out, np.float32).tolist()
+    for key, episodes in found.items():
+        try:
+            lanes = [[episodes[(*task, start)] for start in range(starts)] for task in tasks]
+        except KeyError as error:
+            *task, start = error.args[0]
+            raise ValueError(
+                f"{path}: {key[0]}, {key[1]} segments, episode {key[2]}: expected every held-out task from {starts} "
+                f"starts, task {task} from start {start} is missing; evaluate again"
+            ) from None
+        achieved = [[[row["achieved"][g] for row in of_task] for of_task in lanes] for g in range(len(family.axes))]
+        yield key, (np.array([[row["return"] for row in of_task] for of_task in lanes]), np.array(achieved))
+
+
+def read_newest(path: Path) -> list[dict[str, Any]]:
+    """The lines of the last evaluation in a tasks.jsonl: those that share all but the episode with the last.
+
+    Raises ValueError, naming file and line, for what is no such line, and FileNotFoundError when there is no file.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: expected a JSON object: {error}") from None
+        row = row if isinstance(row, dict) else {}
+        for name, kind in (_OF_EVALUATION | _OF_EPISODE).items():
+            if not isinstance(row.get(name), kind):
+                raise ValueError(f"{path}:{number}: expected an episode of a family, got {name} = {row.get(name)!r}")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: expected a line for each episode, got none")
+    return [row for row in rows if _evaluation(row) == _evaluation(rows[-1])]
+
+
+def _evaluation(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in _OF_EPISODE}
+
+
+def rounded(values: Any, digits: int = _DIGITS) -> Any:
+    """Numbers in nested lists, for JSON; null where there is no number."""
+    if isinstance(values, list):
+        return [rounded(value, digits) for value in values]
+    return float(f"{values:.{digits}g}") if np.isfinite(values) else None

@@ -1,0 +1,65 @@
+"""The same cells in several environments: which are the same, and their numbers by hand."""
+
+import numpy as np
+import pytest
+
+from launch import suite
+
+
+def row(env, method, last, best=100.0, **given):
+    """A row of one seed and as many chains as there are last episodes."""
+    typed = {"env": env, "dataset": f"td3_{env}", "method": method, "data_dir": f"/{env}"} | given
+    return {
+        "cell": method,
+        "env": env,
+        "typed": typed,
+        "dataset": typed["dataset"],
+        "flags": {"trajs": 4, "max_steps": len(env), "seed": 0} | typed,
+        "seeds": [0],
+        "data": {"best": best, "mean": 1.0, "episodes": 2},
+        "chains": {"none": len(last)},
+        "returns": {"none": [[[0.0, value] for value in last]]},
+    }
+
+
+ROWS = [
+    row("walker_walk", "at", [10.0, 20.0, 30.0, 40.0]),
+    row("walker_walk", "bc", [1.0, 2.0, 3.0, 4.0], width="9"),
+    row("walker_run", "at", [100.0, 120.0, 140.0, 160.0], best=200.0),
+    row("walker_run", "bc", [2.0, 4.0, 6.0, 8.0], best=200.0, width="9"),
+]
+
+
+def test_cells_are_matched_by_their_flags_but_for_environment_and_data():
+    first, second = suite.compare(ROWS)
+    assert (first.label, second.label) == ("method=at", "method=bc")  # of method and width, one is enough
+    # Four numbers without the lowest and the highest: (20 + 30) / 2 of 100, (120 + 140) / 2 of 200.
+    values = {env: interval.value for env, interval in first.by_env.items()}
+    assert values == pytest.approx({"walker_walk": 0.25, "walker_run": 0.65})
+    # 10, 20, 30, 40, 50, 60, 70, 80 percent without two at each end: the mean of 30, 40, 50 and 60.
+    assert first.total.value == pytest.approx(0.45)
+    assert first.total.low < 0.45 < first.total.high
+    assert np.all(first.counts.reshape(-1, 2, 4).sum(axis=2) == 4)  # every environment keeps its weight
+
+
+def test_a_cell_that_an_environment_lacks_has_no_number_over_all():
+    (section,) = suite.make_sections([*ROWS, row("walker_stand", "at", [50.0] * 4)])
+    assert section.header == ["cell", "context", "walker_walk", "walker_run", "walker_stand", "all"]
+    at, bc = section.lines
+    assert at[:2] == ["method=at", "none"] and at[4] == "50 [50, 50]" and at[5].startswith("48 [")
+    assert bc[4:] == ["", ""]
+    assert section.headline[0].startswith("Highest over all environments: method=at, context none, 48.3")
+    assert section.figures["suite"].png.startswith(b"\x89PNG")
+
+
+def test_data_sets_of_one_environment_are_kept_apart():
+    (section,) = suite.make_sections([*ROWS, row("walker_run", "at", [50.0] * 4, dataset="rnd")])
+    data = ("td3_walker_run", "rnd")
+    assert section.header[3:] == [*(f"walker_run, {name}, 10 steps" for name in data), "all"]
+    assert section.lines[0][4] == "50 [50, 50]"
+
+
+def test_one_environment_is_no_suite_and_no_best_gives_no_shares():
+    assert suite.make_sections(ROWS[:2]) == []
+    assert suite.make_sections([*ROWS[:2], row("cartpole_swingup_sparse", "at", [0.0], best=0.0)]) == []
+    assert suite.make_sections([row("walker_walk", "at", [1.0]), row("walker_run", "bc", [1.0])]) == []
