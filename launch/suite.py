@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from launch.cells import NOT_A_CELL, differing
@@ -23,16 +24,19 @@ from launch.sections import Figure, Section, show, span
 
 ENVIRONMENT = ("env", "dataset", "max_steps")
 """Flags in which a cell may differ from one environment to another."""
+STATISTICS = {"last": "last episode of a chain", "mean": "mean episode of a chain", "max": "best episode of a chain"}
 METHOD = (
-    "All environments: a chain's last episode, as a share of the best episode in its environment's data, in percent. "
+    "All environments: what a chain returned, as a share of the best episode in its environment's data, in percent. "
     "An environment's number is the interquartile mean over seeds and chains. Over all it is the interquartile mean of "
     "the chains of all environments, given where a cell has them all; its interval keeps the environments as they are, "
-    "and draws seeds, and chains within seeds, in each (Agarwal et al., arXiv 2108.13264)."
+    "and draws seeds, and chains within seeds, in each (Agarwal et al., arXiv 2108.13264). Without a context the last "
+    "episode is one like all others, and the mean tells the same with less noise; the best of a chain rises with its "
+    "length for any policy that varies."
 )
 _CAPTION = (
-    "Left: interquartile means over all environments, with 95% intervals. Right: performance profiles, the share of "
-    "chains of all environments whose last episode returns more than x; bands are pointwise 95% intervals. Dashed: "
-    "the best episode in the data."
+    "Interquartile means over all environments, with 95% intervals, and performance profiles: the share of chains of "
+    "all environments whose mean episode returns more than x, with pointwise 95% intervals. Dashed: the best episode "
+    "in the data."
 )
 _COLOURS = ("#0b6fb8", "#d1630f", "#5b8c3e", "#7a3e9d", "#b08900", "#1d7f86", "#c2306b", "#5c5c9e", "#6b4a2b", INK)
 _DASHES = ("-", ":", "--", "-.")
@@ -45,7 +49,7 @@ class Line(NamedTuple):
     label: str
     protocol: str
     by_env: dict[str, Interval]
-    """The last episode as a share of the best in the data, where the cell was measured."""
+    """A statistic as a share of the best episode in the data, where the cell was measured."""
     values: np.ndarray
     """[n]: that of every chain of every environment; as many of each environment."""
     counts: np.ndarray
@@ -55,30 +59,34 @@ class Line(NamedTuple):
 
 
 def make_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Rows with returns -> a section, or none where no cell was measured in several environments."""
+    """Rows with returns -> a section for each statistic, or none where no cell was measured in several environments."""
     rows = [row for row in rows if row["data"]["best"] > 0]
-    lines = compare(rows) if len({row["env"] for row in rows}) > 1 else []
-    if not lines:
+    if len({row["env"] for row in rows}) < 2 or not compare(rows, "last"):
         return []
+    found = {statistic: compare(rows, statistic) for statistic in STATISTICS}
+    return [_section(rows, statistic, found) for statistic in STATISTICS]
+
+
+def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[str, list[Line]]) -> Section:
+    """The figure of all statistics stands above the first."""
     envs = list(dict.fromkeys(environments(rows)))
     seeds = [len(row["seeds"]) for row in rows]
     chains = [count for row in rows for count in row["chains"].values()]
-    complete = [line for line in lines if not math.isnan(line.total.value)]
-    highest = sorted(complete, key=lambda line: -line.total.value)[:1]
-    return [
-        Section(
-            title="All environments",
-            place="all",
-            about=f"last episode of a chain, % of the best episode in the data; {len(envs)} environments, "
-            f"{span(seeds)} training seeds x {span(chains)} chains",
-            headline=[f"Highest over all environments: {_name(line)}, {show(line.total, 100)}%." for line in highest],
-            header=["cell", "context", *envs, "all"],
-            lines=[_cells(line, envs) for line in lines],
-            kinds=[line.protocol for line in lines],
-            figures={"suite": Figure(_draw(complete), _CAPTION)} if complete else {},
-            method=METHOD,
-        )
-    ]
+    complete = {name: [line for line in lines if not math.isnan(line.total.value)] for name, lines in found.items()}
+    highest = sorted(complete[statistic], key=lambda line: -line.total.value)[:1]
+    first = next(iter(found)) == statistic and complete[statistic]
+    return Section(
+        title=f"All environments, {STATISTICS[statistic]}",
+        place="all",
+        about=f"{STATISTICS[statistic]}, % of the best episode in the data; {len(envs)} environments, {span(seeds)} "
+        f"training seeds x {span(chains)} chains",
+        headline=[f"Highest over all environments: {_name(line)}, {show(line.total, 100)}%." for line in highest],
+        header=["cell", "context", *envs, "all"],
+        lines=[_cells(line, envs) for line in found[statistic]],
+        kinds=[line.protocol for line in found[statistic]],
+        figures={"suite": Figure(_draw(complete), _CAPTION)} if first else {},
+        method=METHOD,
+    )
 
 
 def environments(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -92,7 +100,7 @@ def _data(row: Mapping[str, Any]) -> str:
     return f"{row['dataset']}, {steps} steps" if steps else row["dataset"]
 
 
-def compare(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
+def compare(rows: Sequence[Mapping[str, Any]], statistic: str) -> list[Line]:
     """A line for each cell that several environments have, and each protocol of it."""
     envs = environments(rows)
     cells: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -102,7 +110,9 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
     lines = []
     for label, of_env in zip(_labels(shared), shared, strict=True):
         for protocol in dict.fromkeys(name for row in of_env.values() for name in row["returns"]):
-            found = {env: _shares(row, protocol) for env, row in of_env.items() if protocol in row["returns"]}
+            found = {
+                env: _shares(row, protocol, statistic) for env, row in of_env.items() if protocol in row["returns"]
+            }
             lines.append(_line(label, protocol, found, len(set(envs))))
     return lines
 
@@ -120,9 +130,11 @@ def _line(label: str, protocol: str, shares: Mapping[str, np.ndarray], envs: int
     return Line(label, protocol, by_env, values, counts, total)
 
 
-def _shares(row: Mapping[str, Any], protocol: str) -> np.ndarray:
-    """-> [S, C]: last episodes over the best in the data."""
-    return np.array(row["returns"][protocol], float)[..., -1] / row["data"]["best"]
+def _shares(row: Mapping[str, Any], protocol: str, statistic: str) -> np.ndarray:
+    """-> [S, C]: a statistic of every chain over the best in the data."""
+    returns = np.array(row["returns"][protocol], float)
+    of_chains = {"last": returns[..., -1], "mean": returns.mean(-1), "max": returns.max(-1)}
+    return of_chains[statistic] / row["data"]["best"]
 
 
 def _identity(flags: Mapping[str, Any]) -> str:
@@ -154,27 +166,34 @@ def _name(line: Line) -> str:
     return f"{line.label}, context {line.protocol}"
 
 
-def _draw(lines: Sequence[Line]) -> bytes:
-    """A PNG: intervals of all lines, and their profiles."""
-    dashes = dict(zip(dict.fromkeys(line.protocol for line in lines), itertools.cycle(_DASHES), strict=False))
-    colours = dict(zip(dict.fromkeys(line.label for line in lines), itertools.cycle(_COLOURS), strict=False))
-    above = np.linspace(0, max(1.05, max(line.values.max() for line in lines)), 101)
+def _draw(lines: Mapping[str, Sequence[Line]]) -> bytes:
+    """By statistic -> a PNG: a panel of intervals for each, and profiles of the mean."""
+    names = [_name(line) for line in lines["mean"]]
+    dashes = dict(zip(dict.fromkeys(line.protocol for line in lines["mean"]), itertools.cycle(_DASHES), strict=False))
+    colours = dict(zip(dict.fromkeys(line.label for line in lines["mean"]), itertools.cycle(_COLOURS), strict=False))
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(11, max(3.8, 1.0 + 0.3 * len(lines))), layout="constrained")
-        left, right = canvas.subplots(1, 2, width_ratios=[1, 1.2])
-        for height, line in enumerate(lines):
-            colour, (value, low, high) = colours[line.label], line.total
-            left.plot([100 * low, 100 * high], [height, height], color=colour, linewidth=4, alpha=0.35)
-            left.plot(100 * value, height, "o", color=colour)
-            share, low_share, high_share = performance_profile(line.values, line.counts, above)
-            right.fill_between(100 * above, low_share, high_share, color=colour, alpha=0.1, linewidth=0)
-            right.plot(100 * above, share, color=colour, linestyle=dashes[line.protocol], label=_name(line))
-        left.set_yticks(range(len(lines)), [_name(line) for line in lines], fontsize=9)
-        left.set(ylim=(len(lines) - 0.4, -0.6), title="Last episode, % of the best in the data")
-        left.grid(axis="x")
-        left.grid(False, axis="y")
-        right.set(title="Share of chains above x", xlabel="last episode, % of the best in the data", ylim=(0, 1.02))
-        for axes in (left, right):
+        canvas = Canvas(figsize=(12, max(3.8, 1.0 + 0.3 * len(names))), layout="constrained")
+        panels = canvas.subplots(1, len(lines) + 1, width_ratios=[*(1 for _ in lines), 1.5])
+        for axes, (statistic, of_statistic) in zip(panels, lines.items(), strict=False):
+            for height, line in enumerate(of_statistic):
+                value, low, high = line.total
+                axes.plot([100 * low, 100 * high], [height] * 2, color=colours[line.label], linewidth=4, alpha=0.35)
+                axes.plot(100 * value, height, "o", color=colours[line.label])
+            axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names), fontsize=9)
+            axes.set(ylim=(len(names) - 0.4, -0.6), title=STATISTICS[statistic].split()[0].capitalize() + " episode")
+            axes.grid(axis="x")
+            axes.grid(False, axis="y")
+        _draw_profiles(panels[-1], lines["mean"], colours, dashes)
+        for axes in panels:
             axes.axvline(100, color=GREY, linewidth=1.2, linestyle=(0, (5, 4)))
-        right.legend(fontsize=8.5, frameon=False, loc="lower left")
+        canvas.supxlabel("% of the best episode in the data", fontsize=10)
         return png(canvas)
+
+
+def _draw_profiles(axes: Axes, lines: Sequence[Line], colours: Mapping[str, str], dashes: Mapping[str, str]) -> None:
+    above = np.linspace(0, max(1.05, *(line.values.max() for line in lines)), 101)
+    for line in lines:
+        share, low, high = performance_profile(line.values, line.counts, above)
+        axes.fill_between(100 * above, low, high, color=colours[line.label], alpha=0.1, linewidth=0)
+        axes.plot(100 * above, share, color=colours[line.label], linestyle=dashes[line.protocol])
+    axes.set(title="Share of chains whose mean is above x", ylim=(0, 1.02))

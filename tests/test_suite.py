@@ -31,7 +31,7 @@ ROWS = [
 
 
 def test_cells_are_matched_by_their_flags_but_for_environment_and_data():
-    first, second = suite.compare(ROWS)
+    first, second = suite.compare(ROWS, "last")
     assert (first.label, second.label) == ("method=at", "method=bc")  # of method and width, one is enough
     # Four numbers without the lowest and the highest: (20 + 30) / 2 of 100, (120 + 140) / 2 of 200.
     values = {env: interval.value for env, interval in first.by_env.items()}
@@ -40,20 +40,24 @@ def test_cells_are_matched_by_their_flags_but_for_environment_and_data():
     assert first.total.value == pytest.approx(0.45)
     assert first.total.low < 0.45 < first.total.high
     assert np.all(first.counts.reshape(-1, 2, 4).sum(axis=2) == 4)  # every environment keeps its weight
+    # A chain has the episodes 0 and what it ends with: its mean is half of that, its best is that.
+    assert suite.compare(ROWS, "mean")[0].total.value == pytest.approx(0.225)
+    assert suite.compare(ROWS, "max")[0].total.value == pytest.approx(0.45)
 
 
 def test_a_cell_that_an_environment_lacks_has_no_number_over_all():
-    (section,) = suite.make_sections([*ROWS, row("walker_stand", "at", [50.0] * 4)])
+    section, *others = suite.make_sections([*ROWS, row("walker_stand", "at", [50.0] * 4)])
     assert section.header == ["cell", "context", "walker_walk", "walker_run", "walker_stand", "all"]
     at, bc = section.lines
     assert at[:2] == ["method=at", "none"] and at[4] == "50 [50, 50]" and at[5].startswith("48 [")
     assert bc[4:] == ["", ""]
     assert section.headline[0].startswith("Highest over all environments: method=at, context none, 48.3")
+    assert [part.title.split(", ")[1] for part in others] == ["mean episode of a chain", "best episode of a chain"]
     assert section.figures["suite"].png.startswith(b"\x89PNG")
 
 
 def test_data_sets_of_one_environment_are_kept_apart():
-    (section,) = suite.make_sections([*ROWS, row("walker_run", "at", [50.0] * 4, dataset="rnd")])
+    section, *_ = suite.make_sections([*ROWS, row("walker_run", "at", [50.0] * 4, dataset="rnd")])
     data = ("td3_walker_run", "rnd")
     assert section.header[3:] == [*(f"walker_run, {name}, 10 steps" for name in data), "all"]
     assert section.lines[0][4] == "50 [50, 50]"
