@@ -18,6 +18,7 @@ _COLOURS = ("#0b6fb8", "#d1630f", "#5b8c3e", "#7a3e9d", "#b08900", "#1d7f86", "#
 _DASHES = ("-", ":", "--", "-.")
 """Of protocols, in the order of the results."""
 _WIDTH = 9.4
+_PANELS = {"last": "Last episode", "mean": "Mean episode", "max": "Best episode", "difference": "Last, less control's"}
 _LINES = 4
 """Cells in a panel: more get panels of their own below."""
 
@@ -43,40 +44,33 @@ def protocols(comparison: Comparison) -> list[str]:
 
 
 def _plot_intervals(comparison: Comparison) -> Figure:
-    """Every cell a line: last and best episode side by side, and the difference of the last against the control."""
+    """Every cell a line: last, mean and best episode, and the difference of the last against the control."""
     lines, names = comparison.lines, protocols(comparison)
-    figure = Figure(figsize=(_WIDTH, 1.1 + 0.2 * len(names) * len(lines) + 0.12 * len(lines)))
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1, 0.9])
-    heights = 0.3 + 0.12 * max(len(line.label) for line in lines) / 12
-    figure.subplots_adjust(
-        left=min(0.4, 0.08 + heights / 4),
-        right=0.985,
-        top=1 - 0.5 / figure.get_figheight(),
-        bottom=0.45 / figure.get_figheight(),
-        wspace=0.08,
-    )
-    titles = ("Last episode", "Best of all episodes", "Last, less the control's")
-    for panel, title in zip(panels, titles, strict=True):
+    labels = [_wrapped(line.label) for line in lines]
+    each = max(0.2 * len(names) + 0.12, 0.17 * max(label.count("\n") + 1 for label in labels))
+    figure = Figure(figsize=(1.25 * _WIDTH, 1.1 + each * len(lines)), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    for panel, title in zip(panels, _PANELS.values(), strict=True):
         panel.set_title(title)
         panel.grid(axis="x")
         panel.grid(False, axis="y")
         panel.tick_params(axis="y", left=False)
-    for panel in panels[:2]:
+    for panel in panels[:-1]:
         panel.axvline(lines[0].row["data"]["best"], color=GREY, linewidth=1.2, linestyle=(0, (5, 4)))
-    panels[2].axvline(0, color=GREY, linewidth=1.2)
+    panels[-1].axvline(0, color=GREY, linewidth=1.2)
     for i, line in enumerate(lines):
         for k, name in enumerate(names):
             height = i + (k - (len(names) - 1) / 2) * 0.7 / len(names)
             if measured := line.measured.get(name):
-                _draw_interval(panels[0], height, measured.statistics["last"], k)
-                _draw_interval(panels[1], height, measured.statistics["max"], k)
+                for panel, statistic in zip(panels[:-1], _PANELS, strict=False):
+                    _draw_interval(panel, height, measured.statistics[statistic], k)
             if name in line.differences:
-                _draw_interval(panels[2], height, line.differences[name][0], k)
-    panels[0].set_yticks(range(len(lines)), [line.label for line in lines], fontsize=9)
+                _draw_interval(panels[-1], height, line.differences[name][0], k)
+    panels[0].set_yticks(range(len(lines)), labels, fontsize=9)
     panels[0].set_ylim(len(lines) - 0.4, -0.6)
     for k, name in enumerate(names):
-        panels[2].plot([], [], "o", color=_COLOURS[k % len(_COLOURS)], label=name)
-    panels[2].legend(loc="best", fontsize=8, frameon=False, title="in context", title_fontsize=8)
+        panels[-1].plot([], [], "o", color=_COLOURS[k % len(_COLOURS)], label=name)
+    panels[-1].legend(loc="best", fontsize=8, frameon=False, title="in context", title_fontsize=8)
     return figure
 
 
