@@ -196,4 +196,4 @@ def _draw_profiles(axes: Axes, lines: Sequence[Line], colours: Mapping[str, str]
         share, low, high = performance_profile(line.values, line.counts, above)
         axes.fill_between(100 * above, low, high, color=colours[line.label], alpha=0.1, linewidth=0)
         axes.plot(100 * above, share, color=colours[line.label], linestyle=dashes[line.protocol])
-    axes.set(title="Share of chains whose mean is above x", ylim=(0, 1.02))
+    axes.set(title="Chains whose mean is above x", ylim=(0, 1.02))
