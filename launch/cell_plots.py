@@ -178,7 +178,7 @@ def _panels(
                 _draw_series(axes, *one)
             if not shares:
                 axes.axhline(comparison.lines[0].row["data"]["best"], color=GREY, linewidth=1.2, linestyle=(0, (5, 4)))
-        _set_x(row, shown, logarithmic and not shares)
+        _set_x(row, [one for series in columns for one in series], logarithmic and not shares)
         row[0].set_ylabel("share of chains above" if shares else "return")
         _explain(row[-1], shown, protocols(comparison))
     for axes in panels[-1]:
@@ -191,6 +191,8 @@ def _panels(
 def _draw_series(axes: Axes, _: str, colour: str, dashes: str, x: np.ndarray, y: np.ndarray) -> None:
     value, low, high = y
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    if len(x) == 1:
+        axes.vlines(x, low, high, color=colour, linewidth=4, alpha=0.35)
     axes.plot(x, value, color=colour, linestyle=dashes, marker="o" if len(x) < 9 else "")
 
 

@@ -44,7 +44,7 @@ class Line(NamedTuple):
     """The flags in which the cells differ."""
     trajs: int
     others: str
-    """The label without the number of trajectories."""
+    """The label without the number of trajectories, and of chains, which changes nothing but how much was played."""
     row: dict[str, Any]
     measured: dict[str, Measured]
     """By protocol."""
@@ -207,7 +207,7 @@ def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Compariso
             Line(
                 label=" ".join(words.values()) or row["cell"],
                 trajs=row["flags"]["trajs"],
-                others=" ".join(word for name, word in words.items() if name != "trajs"),
+                others=" ".join(word for name, word in words.items() if name not in ("trajs", "chains")),
                 row=row,
                 measured=measured[i],
                 differences={} if i == control else _differences(row, rows[control]),
