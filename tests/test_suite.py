@@ -47,10 +47,10 @@ def test_cells_are_matched_by_their_flags_but_for_environment_and_data():
 
 def test_a_cell_that_an_environment_lacks_has_no_number_over_all():
     section, *others = suite.make_sections([*ROWS, row("walker_stand", "at", [50.0] * 4)])
-    assert section.header == ["cell", "context", "walker_walk", "walker_run", "walker_stand", "all"]
+    assert section.header == ["cell", "context", "walker_walk", "walker_run", "walker_stand", "all", "all, plain mean"]
     at, bc = section.lines
     assert at[:2] == ["method=at", "none"] and at[4] == "50 [50, 50]" and at[5].startswith("48 [")
-    assert bc[4:] == ["", ""]
+    assert at[6] == "47" and bc[4:] == ["", "", ""]
     assert section.headline[0].startswith("Highest over all environments: method=at, context none, 48.3")
     assert [part.title.split(", ")[1] for part in others] == ["mean episode of a chain", "best episode of a chain"]
     assert section.figures["suite"].png.startswith(b"\x89PNG")
@@ -59,7 +59,7 @@ def test_a_cell_that_an_environment_lacks_has_no_number_over_all():
 def test_data_sets_of_one_environment_are_kept_apart():
     section, *_ = suite.make_sections([*ROWS, row("walker_run", "at", [50.0] * 4, dataset="rnd")])
     data = ("td3_walker_run", "rnd")
-    assert section.header[3:] == [*(f"walker_run, {name}, 10 steps" for name in data), "all"]
+    assert section.header[3:] == [*(f"walker_run, {name}, 10 steps" for name in data), "all", "all, plain mean"]
     assert section.lines[0][4] == "50 [50, 50]"
 
 
