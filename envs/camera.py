@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Camera:
-    """Draws a model's first camera off screen.
+    """Draws a model off screen, from its first camera that goes along with a body, else from its first.
 
     mujoco.Renderer cannot be used: it needs MUJOCO_GL set before the first import of MuJoCo, so that every
     program would load OpenGL, those that never draw too.
@@ -30,7 +30,8 @@ class Camera:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
         self._view = mujoco.MjvCamera()
-        self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+        along = (model.cam_mode == mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM) & (model.cam_bodyid > 0)
+        self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, int(np.argmax(along))
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
         """[240, 320, 3] uint8."""

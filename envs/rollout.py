@@ -7,6 +7,7 @@ help. On an accelerator one process plays them all.
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -167,7 +168,18 @@ def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, np.nd
             worker.join()
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: `kill -9` of a parent ends none of its children."""
+
+    def wait(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
 def _work(messages: Any, number: int, job: Job) -> None:
+    end_with_parent()
     if hasattr(os, "sched_setaffinity"):  # one core each, or the thread pools of XLA get in one another's way
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})

@@ -52,12 +52,16 @@ def evaluate(
       protocols: of PROTOCOLS; a method without a context has only an empty one.
       data: what prompts are taken from.
     """
+    if video:
+        from launch.video import check_drawing
+
+        check_drawing(meta.env)
     if find_family(meta.env):
         from launch import family_evaluation
 
-        if trajs or video:
-            raise ValueError("--trajs, --video: expected neither in a family of tasks, whose evaluation is one")
-        evaluate_family = partial(family_evaluation.evaluate, starts=chains, seed=seed, ask=target_return)
+        if trajs:
+            raise ValueError("--trajs: expected none in a family of tasks, whose evaluation is one")
+        evaluate_family = partial(family_evaluation.evaluate, starts=chains, seed=seed, ask=target_return, video=video)
         return evaluate_family(out, weights, meta, update)
     from data.catalog import differences
     from launch.metrics import append_rows, provenance
@@ -75,12 +79,22 @@ def evaluate(
         outcome = play(weights, meta, asked, make_env, chains, protocol, prompt_of(protocol, data, meta.model.context))
         append_rows(out / "results.jsonl", rows(outcome, protocol, meta, update, asked))
     if video:
-        from launch.video import Recorder
-
-        recorder = Recorder(meta.env, asked.episodes)
-        shown = play(weights, meta, asked, recorder, 1, "own")
-        recorder.save(out / "rollout.gif", shown.returns[0], asked.target_return)
+        film(out / "rollout.gif", weights, meta, update, asked)
     return report(out, list(trajs) if trajs else None)
+
+
+def film(path: Path, weights: "Weights", meta: "Meta", update: int, asked: "Asked") -> None:
+    """Play one more chain, from the initial states of the first, and draw its first and last episode.
+
+    Its returns are near the first's, not the same: what is played at once is multiplied in another order.
+    """
+    from launch.video import Recorder
+
+    recorder = Recorder(meta.env, asked.episodes)
+    play(weights, meta, asked, lambda: recorder, 1, "own")
+    where = "in one context" if meta.model.context > 1 else "without a context"
+    words = f"{meta.env}, update {update}, one more chain of {asked.episodes} episodes {where}"
+    recorder.save(path, asked.target_return, words)
 
 
 METHODS = {"at": "AT", "dt": "DT", "bc": "BC", "bc10": "BC-10%", "rvs": "RvS", "random": "random"}

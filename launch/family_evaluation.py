@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import envs
 from data.sampler import split
 from data.segments import Episodes, Featured
 from launch import families, family_report
-from launch.actors import Brain
+from launch.actors import Brain, Experienced
 from launch.families import Lanes
 from launch.metrics import provenance, write_atomically
 
@@ -28,17 +29,21 @@ def evaluate(
     starts: int,
     seed: int | None = None,
     ask: float | None = None,
+    video: bool = False,
 ) -> str:
     """Play every held-out task from `starts` initial states by every protocol -> the table, which is also written.
 
     Leaves <out>/tasks.jsonl, a row for every episode ever evaluated, and tasks.txt, tasks.png and report.html of this
-    evaluation. Raises ValueError when the data are no longer those of training.
+    evaluation, and rollout.gif. Raises ValueError when the data are no longer those of training.
 
     Args:
       seed: of initial states and prompts; None is that of training.
       ask: the rate asked for; None is what training found to be good.
+      video: whether to play a task for a rollout.gif, too.
     """
     import jax
+
+    from launch.report import rollout_figure
 
     brain = families.brain_of(meta, jax.tree.map(np.asarray, weights))
     brain = brain._replace(ask=brain.ask if ask is None else ask)
@@ -77,8 +82,36 @@ def evaluate(
     table = family_report.table(found, lanes, family)
     write_atomically(out / "tasks.txt", table + "\n")
     family_report.picture(found, lanes, family, out / "tasks.png")
-    write_atomically(out / "report.html", family_report.page(table, out / "tasks.png"))
+    if video:
+        own = next(result.returns for result in found if result.name == "own")
+        lane = int(np.argsort(own[:, -1] - own[:, 0])[len(own) // 2])
+        film(out / "rollout.gif", brain, lanes, lane, seed, update)
+    page = family_report.page(table, out / "tasks.png", rollout_figure(out / "rollout.gif"))
+    write_atomically(out / "report.html", page)
     return table
+
+
+def film(path: Path, brain: Brain, lanes: Lanes, lane: int, seed: int, update: int) -> None:
+    """Play the own episodes of a lane once more, the same, and draw the first and the last."""
+    from launch.video import Recorder
+
+    family, task, count = brain.family, lanes.tasks[lane], families.OWN_EPISODES
+    recorder = Recorder(family.name, count, {"task": task})
+    actor = Experienced(brain, task[None], brain.model.trajs, [(seed, lane)])
+    for _ in range(count):
+        actor.begin()
+        observation, _ = recorder.reset(seed=int(lanes.seeds[lane]))
+        ended = False
+        while not ended:
+            observation, reward, _, ended, _ = recorder.step(actor.act(observation[None])[0])
+            actor.observe(np.array([reward], np.float32))
+    recorder.close()
+    asked = ", ".join(f"{axis.name} {value:g} {axis.unit}" for axis, value in zip(family.axes, task, strict=True))
+    words = (
+        f"{family.name}, update {update}, {count} own episodes of the held-out task {asked}, nothing in context before "
+        "the first; of all that were played those with the median gain from the first to the last"
+    )
+    recorder.save(path, brain.ask * envs.spec(family.name).episode_length, words)
 
 
 CONTROLS = ("told", "not_told")

@@ -1,7 +1,5 @@
 """What a family's evaluation says: rows on disk, a table, a picture."""
 
-import base64
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.family import Family
+from launch import page as pages
 from launch.metrics import write_atomically
 from launch.statistics import Estimate, estimate
 
@@ -119,14 +118,12 @@ def picture(results: "Sequence[Result]", lanes: "Lanes", family: Family, path: P
         write_atomically(path, plots.png(figure))
 
 
-def page(table: str, picture: Path) -> str:
-    """Both in one file that needs no other."""
-    image = base64.b64encode(picture.read_bytes()).decode()
-    style = "body{font-family:sans-serif;margin:2em} pre{overflow-x:auto} img{max-width:100%}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(table.splitlines()[0])}</title>'
-        f'<style>{style}</style><img alt="returns" src="data:image/png;base64,{image}"><pre>{html.escape(table)}</pre>'
-    )
+def page(table: str, picture: Path, rollout: Sequence[str]) -> str:
+    """The table, its picture and the figure of a rollout, if there is one, in one file that needs no other."""
+    title, *_ = table.splitlines()
+    caption = "Mean returns with 95% intervals, and the speeds, heights or places achieved."
+    figure = pages.figure(picture.read_bytes(), "png", caption)
+    return pages.document(title, [pages.element("h1", title), figure, *rollout, pages.element("pre", table)])
 
 
 CONTROLS = {"told": "perceptron told the task", "not told": "perceptron not told", "wrong labels": "wrong labels"}

@@ -53,12 +53,12 @@ def report(out: Path, trajs: Sequence[int] | None = None) -> str:
         raise ValueError(f"{out / 'dataset.json'}: returns: expected a list of finite numbers, got {data}")
     result = newest_result(read_rows(out / "results.jsonl"), data, trajs)
     losses = _losses(read_metrics(out / "metrics.csv")) if (out / "metrics.csv").is_file() else {}
-    rollout = (out / "rollout.gif").read_bytes() if (out / "rollout.gif").is_file() else None
 
     images = draw(result, losses)
     for name, image in images.items():
         write_atomically(out / f"{name}.png", image)
     write_atomically(out / "results.csv", _csv_table(result))
+    rollout = rollout_figure(out / "rollout.gif")
     write_atomically(out / "report.html", _page(result, images, config, dataset.get("card", {}), rollout))
     return _text(result)
 
@@ -192,7 +192,7 @@ def _page(
     images: dict[str, bytes],
     config: dict[str, Any],
     card: dict[str, Any],
-    rollout: bytes | None,
+    rollout: Sequence[str],
 ) -> str:
     row = result.row
     asked = f"asked for a return of {row['target_return']:.1f}"
@@ -205,6 +205,7 @@ def _page(
         page.lead(_headline(result, "±")),
         figures["returns_by_episode"],
         figures["returns_vs_trajs"],
+        *rollout,
         page.element("h2", "Return against the number of trajectories in context"),
         page.table(_HEADER, cells, [line[1] for line in cells]),
         page.element(
@@ -216,8 +217,6 @@ def _page(
         page.element("h2", "What was measured"),
         page.element("p", PROTOCOL),
     ]
-    if rollout is not None:
-        parts.append(page.figure(rollout, "gif", "One rollout of the policy."))
     if "training" in figures:
         parts += [page.element("h2", "Training"), figures["training"]]
     parts += [
@@ -230,6 +229,17 @@ def _page(
         f"<details open>{page.element('summary', 'Configuration')}{page.facts(config)}</details>",
     ]
     return page.document(row["env"], parts)
+
+
+def rollout_figure(path: Path) -> list[str]:
+    """The figure of launch.video's animated picture, which says itself what it shows; nothing where there is none."""
+    if not path.is_file():
+        return []
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        caption = picture.info.get("comment", b"One rollout of the policy.").decode()
+    return [page.figure(path.read_bytes(), "gif", caption)]
 
 
 def report_all(folder: Path) -> str:

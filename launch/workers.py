@@ -27,10 +27,13 @@ def mapping() -> Iterator[Callable[..., Iterator[Any]]]:
         yield map
         return
     # Not fork: a copy of a process that runs JAX's threads can hang.
-    with ProcessPoolExecutor(count(), mp_context=get_context("spawn"), initializer=_one_core) as pool:
+    with ProcessPoolExecutor(count(), mp_context=get_context("spawn"), initializer=_begin) as pool:
         yield pool.map
 
 
-def _one_core() -> None:
-    """Keep to one thread, or the thread pools of XLA get in one another's way."""
+def _begin() -> None:
+    """End with the program, and keep to one thread, or the thread pools of XLA get in one another's way."""
+    from envs.rollout import end_with_parent
+
+    end_with_parent()
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

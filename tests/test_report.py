@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from launch.metrics import append_rows, write_atomically
 from launch.plots import _spread
@@ -154,7 +155,7 @@ def write_run(out, rng, chains=3):
     write_atomically(out / "dataset.json", json.dumps({"card": {"steps": 20_000}, "returns": returns}))
     lines = [f"{step},{1 / (step + 1)},{'' if step % 10 else 0.5}\n" for step in range(100)]
     write_atomically(out / "metrics.csv", "step,train_loss,heldout_loss\n" + "".join(lines))
-    write_atomically(out / "rollout.gif", b"GIF89a")
+    Image.new("P", (2, 2)).save(out / "rollout.gif", comment=b"episode 1 & episode 8")
 
 
 def test_a_report_writes_every_file_and_a_page_that_needs_nothing_else(tmp_path):
@@ -171,6 +172,7 @@ def test_a_report_writes_every_file_and_a_page_that_needs_nothing_else(tmp_path)
     ]
     assert not re.search(r"href=|http|url\(|@import|<script|<link", re.sub(r"base64,[^\"]*", "", page))
     assert "&lt;td3&gt;" in page and "<td3>" not in page
+    assert "<figcaption>episode 1 &amp; episode 8</figcaption>" in page
     for words in (SHARED["command"], "0123-dirty", "model.width", "20000"):
         assert words in page
     assert text.isascii()

@@ -13,8 +13,10 @@ from agent.explore.commands import CommandConfig
 from data import exorl
 from data.chain import ChainRules
 from data.segments import SegmentRules
+from envs.dmc import ControlSuite
 from envs.family import find
-from launch import collect, commands, families, train_offline, workers
+from launch import collect, commands, families, family_evaluation, train_offline, video, workers
+from launch.checkpoint import Checkpoints
 from launch.plan import Plan, RunConfig
 
 # dm_control 1.0.50 does so wherever it looks up a name.
@@ -133,6 +135,24 @@ def test_a_run_is_trained_played_beside_its_controls_and_reported(data_dir, tmp_
     for (protocol, task, start), value in first.items():
         if protocol == "own":
             np.testing.assert_allclose(value, first["data", task, start], rtol=1e-4)
+    own = {(*row["task"], row["start"], row["episode"]): row["return"] for row in rows if row["protocol"] == "own"}
+    for (words, earned), episode in zip(film(out, 3, monkeypatch), (1, 3), strict=True):
+        assert "3 own episodes of the held-out task position -0.6 m" in words
+        np.testing.assert_allclose(earned * 1000 / LENGTH, own[np.float32(-0.6), 1, episode], rtol=1e-4)
+
+
+def film(out, lane, monkeypatch):
+    """Of the first and the last episode that are drawn: the words below, and the return."""
+    monkeypatch.setattr(ControlSuite, "render", lambda _: np.zeros((240, 320, 3), np.uint8))
+    saved = []
+    monkeypatch.setattr(video.Recorder, "save", lambda *each: saved.append(each))
+    checkpoints = Checkpoints(out)
+    meta, (weights, update) = checkpoints.meta(), checkpoints.weights()
+    checkpoints.close()
+    lanes = families.Lanes.of(FAMILY, 2, meta.seed)
+    family_evaluation.film(out / "rollout.gif", families.brain_of(meta, weights), lanes, lane, meta.seed, update)
+    ((recorder, _, _, words),) = saved
+    return [(words, moments[-1].earned) for moments in recorder.moments.values()]
 
 
 def test_shapes_that_no_chain_of_segments_has_are_refused(data_dir):
