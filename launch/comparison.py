@@ -153,12 +153,7 @@ def _plain(measured: Measured, env: str) -> dict[str, Any]:
 def read_stored_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of an ablation.jsonl. Raises ValueError, naming file and line, for what is none."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: expected a JSON object: {error}") from None
-        row = row if isinstance(row, dict) else {}
+    for number, row in family_rows.numbered(path):
         of_kind = family_rows.NEEDED if family_rows.is_family(row) else ("returns",)
         if missing := [name for name in (*_NEEDED, *of_kind) if name not in row]:
             raise ValueError(f"{path}:{number}: expected a row of launch.ablate, {', '.join(missing)} missing")

@@ -136,12 +136,7 @@ def read_newest(path: Path) -> list[dict[str, Any]]:
     Raises ValueError, naming file and line, for what is no such line, and FileNotFoundError when there is no file.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: expected a JSON object: {error}") from None
-        row = row if isinstance(row, dict) else {}
+    for number, row in numbered(path):
         for name, kind in (_OF_EVALUATION | _OF_EPISODE).items():
             if not isinstance(row.get(name), kind):
                 raise ValueError(f"{path}:{number}: expected an episode of a family, got {name} = {row.get(name)!r}")
@@ -149,6 +144,16 @@ def read_newest(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise ValueError(f"{path}: expected a line for each episode, got none")
     return [row for row in rows if _evaluation(row) == _evaluation(rows[-1])]
+
+
+def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number and the object of each line; an empty one for what is no object. Raises ValueError for no JSON."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: expected a JSON object: {error}") from None
+        yield number, row if isinstance(row, dict) else {}
 
 
 def _evaluation(row: Mapping[str, Any]) -> dict[str, Any]:
