@@ -10,7 +10,7 @@ from envs.scores import normalised_score
 from launch import cell_plots, family_comparison, family_rows, page, sections, suite
 from launch.comparison import STATISTICS, Comparison, Line, compare, read_stored_rows
 from launch.metrics import write_atomically
-from launch.sections import Figure, Section, show, span, verdict
+from launch.sections import Figure, Section, count, show, verdict
 
 _HEADER = ("cell", "context", *STATISTICS, "falls %", "score", "last - control", "same - control")
 METHOD = (
@@ -83,7 +83,7 @@ def _about(comparison: Comparison) -> str:
     chains = [n for line in comparison.lines for n in line.row["chains"].values()]
     return (
         f"data set {row['dataset']}: best episode {row['data']['best']:.1f}, mean {row['data']['mean']:.1f}; "
-        f"{span(seeds)} training seeds x {span(chains)} chains; control: {comparison.control.label}"
+        f"{count(seeds, 'training seed')} x {count(chains, 'chain')}; control: {comparison.control.label}"
     )
 
 

@@ -11,7 +11,7 @@ from launch.cells import differing
 from launch.family_report import LATE, WORDS
 from launch.family_rows import Point, read_points
 from launch.intervals import Interval, draw_counts, of_mean
-from launch.sections import Figure, Section, show, verdict
+from launch.sections import Figure, Section, count, show, verdict
 
 METHOD = (
     "Families of tasks: every held-out task is played from every start, by each training seed. Shown is the mean "
@@ -114,9 +114,8 @@ def _section(row: dict[str, Any], label: str, several: bool) -> Section:
 def _about(row: Mapping[str, Any]) -> str:
     names = " and ".join(axis["name"] for axis in row["axes"])
     tasks = ", ".join("/".join(f"{value:g}" for value in task) for task in row["tasks"])
-    count = len(row["seeds"])
     return (
-        f"held-out {names} {tasks}; data set {row['dataset']}; {count} training seed{'s' * (count > 1)} x "
+        f"held-out {names} {tasks}; data set {row['dataset']}; {count([len(row['seeds'])], 'training seed')} x "
         f"{len(row['tasks'])} tasks x {row['starts']} starts"
     )
 

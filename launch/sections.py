@@ -54,10 +54,10 @@ def verdict(interval: Interval) -> str:
     return "contains 0" if interval.low <= 0 <= interval.high else "does not contain 0"
 
 
-def span(numbers: Sequence[int]) -> str:
-    """[3, 2, 3] -> '2 to 3'."""
+def count(numbers: Sequence[int], what: str) -> str:
+    """[3, 2, 3], 'seed' -> '2 to 3 seeds'; [1] -> '1 seed'."""
     low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
+    return f"{low if low == high else f'{low} to {high}'} {what}{'s' * (high > 1)}"
 
 
 def text(section: Section) -> str:

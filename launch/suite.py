@@ -20,7 +20,7 @@ from launch.cells import NOT_A_CELL, differing
 from launch.intervals import Interval, draw_counts, of_interquartile_mean, performance_profile
 from launch.plan import CONFIGS
 from launch.plots import GREY, INK, STYLE, png
-from launch.sections import Figure, Section, show, span
+from launch.sections import Figure, Section, count, show
 
 ENVIRONMENT = ("env", "dataset", "max_steps")
 """Flags in which a cell may differ from one environment to another."""
@@ -81,8 +81,8 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
     return Section(
         title=f"All environments, {STATISTICS[statistic]}",
         place="all",
-        about=f"{STATISTICS[statistic]}, % of the best episode in the data; {len(envs)} environments, {span(seeds)} "
-        f"training seeds x {span(chains)} chains",
+        about=f"{STATISTICS[statistic]}, % of the best episode in the data; {len(envs)} environments, "
+        f"{count(seeds, 'training seed')} x {count(chains, 'chain')}",
         headline=[f"Highest over all environments: {_name(line)}, {show(line.total, 100)}%." for line in highest]
         + [f"Highest by the plain mean: {_name(line)}, {100 * line.values.mean():.1f}%." for line in plainest],
         header=["cell", "context", *envs, "all", "all, plain mean"],
