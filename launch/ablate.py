@@ -4,9 +4,10 @@ python -m launch.ablate --env walker_run --trajs 1,4,32 --relabel true,false --s
 
 Values between commas make a grid; a value that holds a comma stands in double quotes. --cells FILE has the flags of a
 cell in each line instead, and what is typed beside it holds for all lines. Run it again, after whatever ended it, to
-go on: what is done is not done twice.
+go on: what is done is not done twice. What the rows in --out hold is done, also where the folders of its runs are gone.
 """
 
+import functools
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from agent.config import BASELINES
 from launch import cells, config_flags
 from launch import program as programs
 from launch.cells import Cell, Run, plan_cells, plan_runs
-from launch.comparison import ROWS, make_row, store_row
+from launch.comparison import ROWS, make_row, read_stored_rows, store_row
+from launch.join_rows import join
 from launch.plan import CONFIGS, read_plan
 from launch.sweep import Sweep, alone, seconds_left, split_cores, words_for
 
@@ -45,7 +47,8 @@ def sweep(swept: dict[str, str]) -> int:
         points = [point | line for line in lines for point in points]
     found = plan_cells(points, backend)
     control = cells.find_control(found, flags.FLAGS.control) if flags.FLAGS.control else found[0]
-    runs = plan_runs(found, cells.read_seeds(flags.FLAGS.seeds), out)
+    stored = {row["key"]: row["seeds"] for row in stored_rows(out)}
+    runs = plan_runs(found, cells.read_seeds(flags.FLAGS.seeds), out, stored)
     places = find_places(backend, flags.FLAGS.processes, len(runs))
     print(plan_text(found, runs, out, places))
     if flags.FLAGS.dry_run:
@@ -75,9 +78,20 @@ def work(found: Sequence[Cell], control: Cell, runs: Sequence[Run], places: Sequ
 
 
 def store(cell: Cell, runs: Sequence[Run], control: Cell, found: Sequence[Cell], out: Path) -> None:
-    """Write the row of a cell, from its runs that are done, if there are any."""
-    if done := [run for run in runs if run.cell.key == cell.key and run.done]:
-        store_row(out / ROWS, make_row(cell, done, cell.key == control.key), [each.key for each in found])
+    """Write the row of a cell, from its runs that have ended and the seeds that only its stored row holds."""
+    ended = [run for run in runs if run.cell.key == cell.key and run.ended]
+    rows = [row for row in stored_rows(out) if row["key"] == cell.key]
+    if ended:
+        rows.append(make_row(cell, ended, cell.key == control.key))
+    if rows:
+        row = functools.reduce(join, rows)
+        row |= {"cell": cell.label, "control": cell.key == control.key, "command": cell.sweep_command(row["seeds"])}
+        store_row(out / ROWS, row, [each.key for each in found])
+
+
+def stored_rows(out: Path) -> list[dict[str, Any]]:
+    """The rows in a folder of sweeps, which may have none yet."""
+    return read_stored_rows(out / ROWS) if (out / ROWS).is_file() else []
 
 
 def find_backend() -> str:

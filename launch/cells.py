@@ -57,14 +57,21 @@ class Run(NamedTuple):
     cell: Cell
     seed: int
     folder: Path
+    stored: bool = False
+    """Whether a row holds it; its folder may be gone then."""
 
     @property
     def name(self) -> str:
         return f"{self.cell.label} seed {self.seed}"
 
     @property
-    def done(self) -> bool:
+    def ended(self) -> bool:
+        """Whether its folder has all of it."""
         return (self.folder / "done.json").is_file()
+
+    @property
+    def done(self) -> bool:
+        return self.ended or (self.stored and not self.begun)
 
     @property
     def begun(self) -> bool:
@@ -77,7 +84,7 @@ class Run(NamedTuple):
 
     def seconds(self) -> float | None:
         """How long it took, where it is done and was never interrupted."""
-        return json.loads((self.folder / "done.json").read_text())["seconds"] if self.done else None
+        return json.loads((self.folder / "done.json").read_text())["seconds"] if self.ended else None
 
     def check(self) -> None:
         """Raise ValueError when the folder holds a run under other flags, as after a changed default."""
@@ -222,10 +229,19 @@ def differing(settings: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -
     return [{name: f"{name}={words[name]}" for name in varied} for words in shown]
 
 
-def plan_runs(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> list[Run]:
-    """All cells of the first seed, then of the next: a whole table is there early. Raises as Run.check."""
-    folders = {cell.key: _folder(cell, out) for cell in cells}
-    runs = [Run(cell, seed, folders[cell.key] / f"seed-{seed}") for seed in seeds for cell in cells]
+def plan_runs(
+    cells: Sequence[Cell], seeds: Sequence[int], out: Path, stored: Mapping[str, Sequence[int]] | None = None
+) -> list[Run]:
+    """All cells of the first seed, then of the next: a whole table is there early. Raises as Run.check.
+
+    stored: by the key of a cell, the seeds that its row holds.
+    """
+    folders, held = {cell.key: _folder(cell, out) for cell in cells}, stored or {}
+    runs = [
+        Run(cell, seed, folders[cell.key] / f"seed-{seed}", seed in held.get(cell.key, ()))
+        for seed in seeds
+        for cell in cells
+    ]
     for run in runs:
         run.check()
     return runs

@@ -125,11 +125,16 @@ def _collect(env: str, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[
         chains, episodes = np.min([matrix.shape for matrix in by_seed.values()], axis=0)
         returns[protocol] = np.stack([matrix[:chains, :episodes] for matrix in by_seed.values()])
     best = float(data.max())
-    return newest, {
+    card = {"best": best, "mean": float(data.mean()), "episodes": len(data)}
+    return newest, {"data": card} | of_returns(returns, best, env)
+
+
+def of_returns(returns: Mapping[str, np.ndarray], data_best: float, env: str) -> dict[str, Any]:
+    """Protocol -> [S, C, E], as the fields of a row."""
+    return {
         "chains": {protocol: matrix.shape[1] for protocol, matrix in returns.items()},
         "episodes": {protocol: matrix.shape[2] for protocol, matrix in returns.items()},
-        "data": {"best": best, "mean": float(data.mean()), "episodes": len(data)},
-        "statistics": {protocol: _plain(measure(matrix, best), env) for protocol, matrix in returns.items()},
+        "statistics": {protocol: _plain(measure(matrix, data_best), env) for protocol, matrix in returns.items()},
         "returns": {protocol: rounded(matrix.tolist()) for protocol, matrix in returns.items()},
     }
 

@@ -292,6 +292,38 @@ def test_a_new_row_of_a_cell_takes_the_place_of_the_old(swept, tmp_path):
     assert [(row["key"], row["control"]) for row in read_stored_rows(path)] == [(order[0], False), (order[1], True)]
 
 
+def test_a_sweep_goes_on_from_rows_alone_and_fewer_seeds_lose_none(swept, driver, tmp_path):
+    out, words = tmp_path / "out", ("--trajs=2,3", "--relabel=true")
+    out.mkdir()
+    whole = [row for row in read_stored_rows(swept[0] / "ablation.jsonl") if row["flags"]["relabel"]]
+    (out / "ablation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in whole))
+    code, stdout, stderr = finish(driver(out, *words, "--seeds=1,2"))
+    assert code == 0, stdout + stderr
+    assert "4 runs in" in stdout and "2 done" in stdout
+    assert {name[-6:]: began for name, began in starts(out).items()} == {"seed-2": ["begin"]}
+    assert len(starts(out)) == 2
+    for row, before in zip(rows_of(out), whole, strict=True):
+        assert row["seeds"] == [0, 1, 2] and "--seeds=0,1,2 " in row["command"]
+        assert row["returns"]["own"][:2] == before["returns"]["own"]
+        assert row["returns"]["none"][2] == [[120.0] * row["flags"]["trajs"], [121.0] * row["flags"]["trajs"]]
+        assert row["statistics"]["none"]["last"]["value"] == 110.5  # of 100, 101, 110, 111, 120, 121
+    joined = rows_of(out)
+    code, stdout, stderr = finish(driver(out, *words, "--seeds=2,"))
+    assert code == 0 and rows_of(out) == joined, stdout + stderr
+
+
+def test_seeds_of_other_data_are_not_put_into_one_row(swept, driver, tmp_path):
+    (out := tmp_path / "out").mkdir()
+    row = read_stored_rows(swept[0] / "ablation.jsonl")[0] | {"dataset_hash": "other"}
+    (out / "ablation.jsonl").write_text(json.dumps(row) + "\n")
+    code, stdout, stderr = finish(driver(out, "--trajs=2", "--seeds=2,"))
+    assert code == 1 and "expected dataset_hash of seeds [2] to be that of seeds [0, 1]" in stderr, stdout + stderr
+    assert "'other', got 'abc'; move the rows away" in stderr and "Traceback" not in stderr
+    (stored,) = read_stored_rows(out / "ablation.jsonl")
+    assert (stored["seeds"], stored["returns"], stored["dataset_hash"]) == ([0, 1], row["returns"], "other")
+    assert list(out.glob("*/seed-2/done.json"))  # what was run is there
+
+
 def test_a_killed_sweep_goes_on_and_runs_nothing_twice(swept, driver, tmp_path):
     out, words = tmp_path / "out", ("--trajs=2,3", "--relabel=true,false", "--seeds=2")
     process = driver(out, *words, seconds=60)

@@ -12,6 +12,7 @@ from launch.comparison import make_row, read_stored_rows, store_row
 from launch.family_comparison import lines, sections
 from launch.family_report import append
 from launch.family_rows import read_newest
+from launch.join_rows import join
 from launch.report import report_all
 
 FAMILY = find("cartpole_position")
@@ -115,6 +116,21 @@ def test_a_single_seed_of_a_single_start_gives_a_table_too(runs):
     (section,) = sections([make_row(runs[0].cell, runs[:1], True)])
     assert "1 training seed x 5 tasks x 1 starts" in section.about
     assert len(section.lines) == len(RETURNS) + 1
+
+
+def test_rows_of_single_seeds_join_to_the_row_of_both(runs, row):
+    first, second = (make_row(run.cell, [run], True) for run in runs)
+    assert second["starts"] == 3 and row["starts"] == 2
+    joined = join(second, first)
+    assert joined["points"] == row["points"] and joined["seeds"] == [0, 1] and joined["starts"] == 2
+    changed = json.loads(json.dumps(first))
+    changed["points"][0]["returns"][0][0][0] = 1.0
+    assert join(row, changed)["points"][0]["returns"] == [
+        changed["points"][0]["returns"][0],
+        row["points"][0]["returns"][1],
+    ]
+    with pytest.raises(ValueError, match=r"expected tasks of seeds \[0\] to be that of seeds \[1\]"):
+        join(second | {"tasks": [[9.0]]}, first)
 
 
 def other(row):
