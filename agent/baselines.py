@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from agent import heads
 from agent.config import ModelConfig
 from agent.tokens import PERIODS, timestep_features
 from data.scaling import Scaling
@@ -23,7 +24,7 @@ from data.trajectory import Batch
 
 
 class Perceptron(NamedTuple):
-    """All that is learned; float32. The last layer gives the action."""
+    """All that is learned; float32. The last layer gives what agent/heads.py reads."""
 
     matrices: tuple[Array, ...]  # [in, out]
     biases: tuple[Array, ...]  # [out]
@@ -32,13 +33,13 @@ class Perceptron(NamedTuple):
 def init_weights(key: Array, config: ModelConfig, observation_size: int, action_size: int) -> Perceptron:
     """`layers` hidden layers of `width`."""
     asked = 2 + 2 * len(PERIODS) if config.method == "rvs" else 0
-    sizes = (observation_size + asked, *(config.width,) * config.layers, action_size)
+    sizes = (observation_size + asked, *(config.width,) * config.layers, heads.parameters(config.head, action_size))
     keys = jax.random.split(key, len(sizes) - 1)
     pairs = list(itertools.pairwise(sizes))
     scales = [(2.0 / n) ** 0.5 for n, _ in pairs[:-1]] + [0.1 / sizes[-2] ** 0.5]
     return Perceptron(
         tuple(scale * jax.random.normal(k, pair) for k, pair, scale in zip(keys, pairs, scales, strict=True)),
-        tuple(jnp.zeros(n) for _, n in pairs),
+        (*(jnp.zeros(n) for _, n in pairs[:-1]), heads.init_bias(config.head, action_size, jax.random.fold_in(key, 1))),
     )
 
 
@@ -46,19 +47,25 @@ def act(
     weights: Perceptron, config: ModelConfig, observations: Array, target_returns: Array, timesteps: Array
 ) -> Array:
     """[..., O] [...] [...] -> [..., A] in [-1, 1]; all scaled."""
+    return heads.action(config.head, _outputs(weights, config, observations, target_returns, timesteps))
+
+
+def _outputs(
+    weights: Perceptron, config: ModelConfig, observations: Array, target_returns: Array, timesteps: Array
+) -> Array:
     x = observations
     if config.method == "rvs":
         x = jnp.concatenate([x, target_returns[..., None], timestep_features(timesteps)], axis=-1)
     for i, (matrix, bias) in enumerate(zip(weights.matrices, weights.biases, strict=True)):
         x = x @ matrix + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-        x = jax.nn.relu(x) if i + 1 < len(weights.matrices) else jnp.tanh(x)
+        x = jax.nn.relu(x) if i + 1 < len(weights.matrices) else x
     return x
 
 
-def predict(weights: Perceptron, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:
-    """Batch of [B, M] steps -> the action predicted at every step, [B, M, A]. There is no dropout."""
+def outputs(weights: Perceptron, config: ModelConfig, batch: Batch) -> Array:
+    """Batch of [B, M] steps -> what the head says at every step, [B, M, P]. There is no dropout."""
     arrays = (batch.observations, batch.target_returns, batch.timesteps)
-    return act(weights, config, *map(jnp.asarray, arrays))
+    return _outputs(weights, config, *map(jnp.asarray, arrays))
 
 
 _act = jax.jit(act, static_argnames="config")

@@ -13,6 +13,7 @@ KERNELS = ("auto", "xla", "cudnn", "tokamax", "splash")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
 BASELINES = ("bc", "bc10", "rvs", "random")
+HEADS = ("deterministic", "gaussian", "mixture")
 METHODS = ("at", "dt", *BASELINES)
 
 
@@ -82,6 +83,12 @@ class ModelConfig:
         "chooses by backend and shape.",
         KERNELS,
     )
+    head: str = number(
+        "deterministic",
+        "What is learned of an action. deterministic: the action, by squared error; gaussian: mean and spread of every "
+        "dimension, by likelihood; mixture: several of these; what is most likely is played.",
+        HEADS,
+    )
     pack: bool = number(
         True,
         "Rows hold as many chains as fit; false: one each, from the first token on, as the kernels of libraries need.",
@@ -101,6 +108,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check(self, ("layers", "width", "heads", "trajs"), ("kv_heads", "every", "dropout", "block", "window"))
+        if self.method == "random" and self.head != "deterministic":
+            raise ValueError(f"--head: expected deterministic with --method random, got {self.head}")
         if self.width % self.heads:
             raise ValueError(f"--heads: expected a divisor of --width {self.width}, got {self.heads}")
         if self.kv_heads and self.heads % self.kv_heads:

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from agent import network
+from agent import heads, network
 from agent.baselines import Perceptron
 from agent.config import ModelConfig, OptimizerConfig
-from agent.losses import action_error
 from agent.network import Weights
 from data.trajectory import Batch
 
@@ -87,13 +86,13 @@ def make_train_step(
     """-> train_step(state, batch), to be jitted with its state donated.
 
     The randomness of update n comes from (seed, n) alone, so a resumed run repeats an unbroken one.
-    Metrics: loss (mean squared action error over the batch), grad_norm (before clipping), learning_rate.
+    Metrics: loss (of the action head, mean over the batch), grad_norm (before clipping), learning_rate.
     """
     rule, schedule = make_optimizer(optimizer), learning_rate(optimizer)
 
     def loss_sum(weights: Weights, part: Batch, dropout_seed: Array | None) -> Array:
-        predicted = network.predict(weights, config, part, dropout_seed)
-        return action_error(predicted, part.actions, part.loss_weights)
+        outputs = network.outputs(weights, config, part, dropout_seed)
+        return heads.loss(config.head, outputs, part.actions, part.loss_weights)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -123,11 +122,13 @@ def make_train_step(
 
 
 def make_error(config: ModelConfig) -> Callable[[Weights, Batch], Array]:
-    """-> error(weights, batch): mean squared action error, without dropout; what is held out is measured with it."""
+    """-> error(weights, batch): mean squared error of the action that would be played, whatever the head learns from,
+    without dropout; what is held out is measured with it.
+    """
 
     def error(weights: Weights, batch: Batch) -> Array:
         predicted = network.predict(weights, config, batch)
         total = jnp.maximum(jnp.sum(batch.loss_weights), 1.0)
-        return action_error(predicted, batch.actions, batch.loss_weights) / total
+        return heads.action_error(predicted, batch.actions, batch.loss_weights) / total
 
     return error

@@ -2,7 +2,7 @@
 
 from jax import Array
 
-from agent import baselines, transformer
+from agent import baselines, heads, transformer
 from agent.baselines import Perceptron
 from agent.config import BASELINES, ModelConfig
 from data.trajectory import Batch
@@ -16,8 +16,13 @@ def init_weights(key: Array, config: ModelConfig, observation_size: int, action_
     return init(key, config, observation_size, action_size)
 
 
-def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:
-    """Batch of [B, M] steps -> the action predicted at every step, [B, M, A] in [-1, 1]."""
+def predict(weights: Weights, config: ModelConfig, batch: Batch) -> Array:
+    """Batch of [B, M] steps -> the action that would be played at every step, [B, M, A] in [-1, 1]."""
+    return heads.action(config.head, outputs(weights, config, batch))
+
+
+def outputs(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:
+    """Batch of [B, M] steps -> what the head says at every step, [B, M, P]."""
     if isinstance(weights, Perceptron):
-        return baselines.predict(weights, config, batch, dropout_seed)
-    return transformer.predict(weights, config, batch, dropout_seed)
+        return baselines.outputs(weights, config, batch)
+    return transformer.outputs(weights, config, batch, dropout_seed)

@@ -108,7 +108,7 @@ def _before_action(
     x = _embed_before(weights, inputs, clock.timestep)
     slot = slots.of_step(clock.trajectory, clock.timestep)
     x, cache = transformer.extend(weights, config, cache, x, clock.positions, clock.real, clock.trajectory, slot)
-    return transformer.actions_at(weights, x[:, -1]), cache
+    return transformer.actions_at(weights, config, x[:, -1]), cache
 
 
 @partial(jax.jit, static_argnames=("config", "slots"), donate_argnames="cache")
@@ -130,7 +130,7 @@ def _between_actions(
     x = jnp.concatenate([last, _embed_before(weights, before, clock.timestep)], axis=1)
     slot = slots.of_step(clock.trajectory, clock.timestep) - last.shape[1]
     x, cache = transformer.extend(weights, config, cache, x, clock.positions, clock.real, clock.trajectory, slot)
-    return transformer.actions_at(weights, x[:, -1]), cache
+    return transformer.actions_at(weights, config, x[:, -1]), cache
 
 
 @partial(jax.jit, static_argnames="slots", donate_argnames="cache")
@@ -183,7 +183,7 @@ class CachedPolicy:
         self._chains, self._seed = chains, seed
         attempts = [Attempt.of(trajectory) for trajectory in prompt]
         self._prompt = [attempts[i] for i in order(np.array([attempt.total for attempt in attempts]), rules)]
-        self._action_size = weights.head.shape[1]
+        self._action_size = weights.tokens.action.shape[0]
         self.reset()
 
     def reset(self) -> None:

@@ -44,7 +44,7 @@ def _act(
     slot = cache.positions.shape[1] - ring + timestep % ring
     trajectory = jnp.int32(config.trajs - 1)
     x, cache = transformer.extend(weights, config, cache, x, position, jnp.ones_like(position), trajectory, slot)
-    return transformer.actions_at(weights, x[:, -1]), cache
+    return transformer.actions_at(weights, config, x[:, -1]), cache
 
 
 class SegmentsPolicy:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from agent import bpt, decode, tokens
+from agent import bpt, decode, heads, tokens
 from agent.attention import Visibility, dropout, visible
 from agent.config import ModelConfig
 from agent.stack import Form, chosen_kernel, stack
@@ -21,12 +21,13 @@ class Weights(NamedTuple):
     """To learn: one, its arrays stacked on a first axis. To act: apart, as `unstack` makes them."""
     norm_scale: Array  # [E]
     norm_bias: Array  # [E]
-    head: Array  # [E, A]
-    head_bias: Array  # [A]
+    head: Array  # [E, P], as agent/heads.py reads it
+    head_bias: Array  # [P]
 
 
 def init_weights(key: Array, config: ModelConfig, observation_size: int, action_size: int) -> Weights:
     token_key, layer_key, head_key = jax.random.split(key, 3)
+    parameters = heads.parameters(config.head, action_size)
     layers = [
         bpt.init_layer(k, config.width, config.heads, 4 * config.width, config.layers, config.kv_heads)
         for k in jax.random.split(layer_key, config.layers)
@@ -36,8 +37,8 @@ def init_weights(key: Array, config: ModelConfig, observation_size: int, action_
         layers=jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers),
         norm_scale=jnp.ones(config.width),
         norm_bias=jnp.zeros(config.width),
-        head=0.1 * jax.random.normal(head_key, (config.width, action_size)) / config.width**0.5,
-        head_bias=jnp.zeros(action_size),
+        head=0.1 * jax.random.normal(head_key, (config.width, parameters)) / config.width**0.5,
+        head_bias=heads.init_bias(config.head, action_size, jax.random.fold_in(head_key, 1)),
     )
 
 
@@ -78,8 +79,13 @@ def kernel(config: ModelConfig) -> str:
     return chosen_kernel(form(config, config.dropout), jnp.dtype(config.dtype))
 
 
-def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:
-    """Batch of [B, M] steps -> the action predicted at every step, [B, M, A] in [-1, 1].
+def predict(weights: Weights, config: ModelConfig, batch: Batch) -> Array:
+    """Batch of [B, M] steps -> the action that would be played at every step, [B, M, A] in [-1, 1]."""
+    return heads.action(config.head, outputs(weights, config, batch))
+
+
+def outputs(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:
+    """Batch of [B, M] steps -> what the head says at every step, [B, M, P].
 
     dropout_seed: uint32 scalar; None (evaluation) drops nothing.
     """
@@ -92,7 +98,7 @@ def predict(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: A
     )
     x = dropout(tokens.embed(weights.tokens, batch), rate, seed).astype(dtype)
     x = stack(cast(bpt.LayerWeights, weights.layers), x, where, form(config, rate), seed)
-    return actions_at(weights, tokens.at_action(x, config.tokens))
+    return outputs_at(weights, tokens.at_action(x, config.tokens))
 
 
 EMPTY = 2**30
@@ -166,7 +172,12 @@ def extend(
     return bpt.end(streams), cache._replace(keys=tuple(keys), values=tuple(values))
 
 
-def actions_at(weights: Weights, x: Array) -> Array:
+def actions_at(weights: Weights, config: ModelConfig, x: Array) -> Array:
     """[..., E] -> [..., A]: the action read at a token."""
+    return heads.action(config.head, outputs_at(weights, x))
+
+
+def outputs_at(weights: Weights, x: Array) -> Array:
+    """[..., E] -> [..., P]: what the head says at a token."""
     x = bpt.layer_norm(x.astype(jnp.float32), weights.norm_scale, weights.norm_bias)
-    return jnp.tanh(x @ weights.head + weights.head_bias.reshape((1,) * (x.ndim - 1) + (-1,)))
+    return x @ weights.head + weights.head_bias.reshape((1,) * (x.ndim - 1) + (-1,))

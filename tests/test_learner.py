@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_up import TRAJECTORIES
 
-from agent import learner, losses
+from agent import heads, learner
 from agent.config import ModelConfig, OptimizerConfig
 from data.chain import ChainRules
 from data.sampler import Sampler
@@ -24,7 +24,7 @@ def updated(model, optimizer, steps=1, state=None):
 
 def test_the_error_counts_only_weighted_steps():
     predicted, actions = jnp.zeros((1, 3, 2)), jnp.array([[[1.0, 3.0], [9.0, 9.0], [1.0, 1.0]]])
-    error = losses.action_error(predicted, actions, jnp.array([[1.0, 0.0, 0.5]]))
+    error = heads.action_error(predicted, actions, jnp.array([[1.0, 0.0, 0.5]]))
     assert float(error) == pytest.approx((1 + 9) / 2 + 0.5 * 1)
 
 

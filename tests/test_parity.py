@@ -93,7 +93,7 @@ def as_batch(parts):
     ],
 )
 def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(layout, keep, window, trajs, lengths):
-    special = {"kv_heads": 1, "rope": True, "reversible": layout == "fused"} if keep == 3 else {}
+    special = {"kv_heads": 1, "rope": True, "reversible": layout == "fused", "head": "mixture"} if keep == 3 else {}
     config = ModelConfig(
         tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla", **special
     )

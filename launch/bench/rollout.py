@@ -278,7 +278,7 @@ def cached(context: Context, seed: int) -> timing.Thunk:
 
     def step(weights: transformer.Weights, cache: "Cache") -> Any:
         x_new, cache = transformer.extend(weights, model, cache, x, first[None], new, jnp.int32(model.trajs - 1), first)
-        return transformer.actions_at(weights, x_new[:, -1]), cache
+        return transformer.actions_at(weights, model, x_new[:, -1]), cache
 
     compiled = jax.jit(step, donate_argnums=1)
 
