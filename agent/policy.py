@@ -163,20 +163,27 @@ class CachedPolicy:
         chains: int,
         seed: int = 0,
         prompt: Sequence[Trajectory] = (),
+        ranked: bool = False,
     ) -> None:
         """
         Args:
           keep: steps of each past trajectory that stay in the context, 0 for all.
           seed: draws which they are.
           prompt: trajectories that are in the context of every chain before its first episode.
+          ranked: whether the context is laid out anew before every episode, from the best of the prompt and of the
+            chain's own episodes in the order of training chains; else the latest are in it, as they were played.
 
         Raises:
-          ValueError: the context has no room for the prompt and an episode.
+          ValueError: the context has no room for the prompt and an episode, or holds whole trajectories that are to be
+            ranked.
         """
         if len(prompt) >= config.context and prompt:
             raise ValueError(
                 f"prompt: expected fewer trajectories than the context's {config.context}, got {len(prompt)}"
             )
+        if ranked and not keep:
+            raise ValueError("ranked: expected a context of kept steps (--keep above 0), got one of whole trajectories")
+        self._ranked = ranked
         self._weights, self._config = transformer.unstack(weights), config
         self._scaling, self._rules = scaling, rules
         self._slots = Slots.of(config, min(keep, episode_length), episode_length)
@@ -188,9 +195,10 @@ class CachedPolicy:
 
     def reset(self) -> None:
         """Forget everything but the prompt: the next episode is the first of its chain."""
-        self._cache = transformer.empty_cache(self._config, self._chains, self._slots.total)
+        self._empty()
         self._rng = np.random.default_rng(self._seed)
-        self._positions, self._trajectory = np.zeros(self._chains, np.int32), -1
+        self._best = [list(self._prompt) for _ in range(self._chains)]
+        """Of each chain, the attempts that stay in a ranked context."""
         self._completed = np.zeros(self._chains, bool)
         """Whether the latest episode reached its target."""
         self._unread: np.ndarray | None = None
@@ -201,10 +209,15 @@ class CachedPolicy:
         self._actions: list[np.ndarray] = []
         self._rewards: list[np.ndarray] = []
 
+    def _empty(self) -> None:
+        self._cache = transformer.empty_cache(self._config, self._chains, self._slots.total)
+        self._positions, self._trajectory = np.zeros(self._chains, np.int32), -1
+
     def begin(self, target_return: float) -> None:
         """Start the next episode of every chain, asking for target_return in environment units."""
         if self._trajectory < 0 and self._prompt:
-            self._recall(target_return)
+            self._recall([self._cut(self._prompt, target_return)] * self._chains)
+            self._played = [[self._prompt[-1]] * self._chains]
         if self._rewards and self._slots.keep and self._slots.trajs > 1:
             self._keep_finished()
         self._trajectory += 1
@@ -273,18 +286,29 @@ class CachedPolicy:
         arrays: list[Any] = [np.asarray(n, np.int32) for n in (self._trajectory, timestep, self._positions, real)]
         return Clock(*(array.copy() for array in arrays))
 
-    def _recall(self, target_return: float) -> None:
-        """Fill the context with the prompt, the same in every chain."""
-        steps = cut_past(self._prompt, self._rules, self._slots.keep, target_return, self._rng).scaled(self._scaling)
-        for number in range(len(self._prompt)):
+    def _cut(self, attempts: Sequence[Attempt], target_return: float) -> Steps:
+        """Attempts in order, as the context holds them."""
+        return cut_past(attempts, self._rules, self._slots.keep, target_return, self._rng).scaled(self._scaling)
+
+    def _recall(self, pasts: Sequence[Steps]) -> None:
+        """Fill the empty context of each chain with its past, of as many attempts as any other's."""
+        keep = self._slots.keep
+        room = keep or PREFILL
+        for number in range(1 + int(pasts[0].trajectories[-1])):
             self._trajectory = number
-            of_one = type(steps)(*(values[steps.trajectories == number] for values in steps))
-            room = self._slots.keep or PREFILL
-            for first in range(0, len(of_one.timesteps), room):
-                some = [type(steps)(*(values[first : first + room] for values in of_one))] * self._chains
-                slot = self._slots.of_kept(number) if self._slots.keep else self._slots.of_step(number, first)
-                self._add(some, room, slot)
-        self._played = [[self._prompt[-1]] * self._chains]
+            of_one = [_part(past, past.trajectories == number) for past in pasts]
+            for first in range(0, max(len(steps.timesteps) for steps in of_one), room):
+                some = [_part(steps, slice(first, first + room)) for steps in of_one]
+                self._add(some, room, self._slots.of_kept(number) if keep else self._slots.of_step(number, first))
+
+    def _recall_best(self, attempts: Sequence[Attempt]) -> None:
+        """Lay the context out anew, with what each chain has just played among its best."""
+        for best, attempt in zip(self._best, attempts, strict=True):
+            best[:] = sorted([*best, attempt], key=lambda each: each.total)[1 - self._config.context :]
+        self._empty()
+        self._recall([self._cut(best, self._target_return) for best in self._best])
+        latest = np.array([best[-1].total for best in self._best])
+        self._completed = self._rules.completion & reached(latest, np.full(self._chains, self._target_return))
 
     def _keep_finished(self) -> None:
         """Cut the episodes just played as the training chains cut theirs, and append them to the context."""
@@ -293,12 +317,14 @@ class CachedPolicy:
             Attempt.of(Trajectory(*(each[:length] for each in of_chain)))
             for length, *of_chain in zip(self._lengths, *arrays, strict=True)
         ]
+        if self._ranked:
+            self._recall_best(attempts)
+            return
         self._played = [*self._played[-1:], attempts]
         cuts = []
         for chain in zip(*self._played, strict=True):
-            steps = cut_past(chain, self._rules, self._slots.keep, self._target_return, self._rng)
-            latest = steps.trajectories == len(chain) - 1
-            cuts.append(type(steps)(*(values[latest] for values in steps)).scaled(self._scaling))
+            steps = self._cut(chain, self._target_return)
+            cuts.append(_part(steps, steps.trajectories == len(chain) - 1))
         self._positions -= self._lengths * np.int32(self._slots.kinds)
         self._cache = _empty_ring(self._slots, self._cache)
         self._add(cuts, self._slots.keep, self._slots.of_kept(self._trajectory))
@@ -316,3 +342,7 @@ class CachedPolicy:
         fixed = self._weights, self._config, self._cache, tokens.StepInputs(**inputs)
         self._cache = _append(*fixed, self._clock(0, real), np.int32(slot))
         self._positions += real
+
+
+def _part(steps: Steps, which: np.ndarray | slice) -> Steps:
+    return Steps(*(values[which] for values in steps))

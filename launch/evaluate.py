@@ -18,6 +18,7 @@ from absl import flags
 import envs
 from envs.family import find as find_family
 from launch import program, workers
+from launch.plan import PROTOCOLS
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig
@@ -101,14 +102,6 @@ METHODS = {"at": "AT", "dt": "DT", "bc": "BC", "bc10": "BC-10%", "rvs": "RvS", "
 """How tables call what --method names."""
 
 
-PROTOCOLS = {
-    "own": "a chain's own earlier episodes in its context",
-    "none": "an empty context before every episode",
-    "best": "the data's best trajectories in the context before every episode",
-    "worst": "the data's worst trajectories in the context before every episode",
-}
-
-
 def prompt_of(protocol: str, data: "Sequence[Trajectory]", context: int) -> "list[Trajectory]":
     """The trajectories that are in the context before every episode: as many as leave room for it, if there are."""
     if protocol not in ("best", "worst"):
@@ -153,6 +146,7 @@ def play(
         envs.spec(meta.env).episode_length,
         asked.seed,
         prompt,
+        protocol == "ranked",
     )
     start = time.perf_counter()
     outcome = rollout.play(
@@ -160,7 +154,7 @@ def play(
         make_policy,
         chains=chains,
         processes=workers.count(),
-        context=protocol == "own",
+        context=protocol in ("own", "ranked"),
         label=PROTOCOLS[protocol],
         **asked._asdict(),
     )
@@ -179,6 +173,7 @@ def policy_of(
     episode_length: int,
     seed: int,
     prompt: "Sequence[Trajectory]",
+    ranked: bool,
     chains: int,
 ) -> "Policy":
     """The policy, made in the process that plays it."""
@@ -199,6 +194,7 @@ def policy_of(
         chains=chains,
         seed=seed,
         prompt=prompt,
+        ranked=ranked,
     )
 
 

@@ -23,6 +23,8 @@ from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
+from launch.plan import PROTOCOLS
+
 _PACKAGES = ("agentic-bpt", "jax", "optax", "orbax-checkpoint", "mujoco", "dm_control", "gymnasium", "numpy")
 
 
@@ -203,7 +205,7 @@ _FIELDS: dict[str, _Check] = {
     "dataset_hash": _TEXT,
     "seed": _COUNT,
     "method": _TEXT,
-    "protocol": ('"own", "none", "best" or "worst"', lambda value: value in ("own", "none", "best", "worst")),
+    "protocol": (f"one of {', '.join(PROTOCOLS)}", lambda value: value in PROTOCOLS),
     "trajs": _COUNT,
     "chain": _COUNT,
     "episode": _POSITIVE,
@@ -234,8 +236,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Fields of a row, all of them required:
         env, dataset, dataset_hash, method: text. seed, update: the training seed, and the updates done.
-        protocol: what is in context: "own", the policy's own earlier episodes; "none", nothing, the control; "best" or
-            "worst", trajectories of the data.
+        protocol: of PROTOCOLS.
         trajs: the largest number of trajectories in context. chain: from 0. episode: its place there, from 1.
         return, length, target_return: environment units, steps, and the return asked for.
         score: envs.scores.normalised_score of the return, or None.

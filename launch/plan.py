@@ -15,6 +15,15 @@ from data.segments import SegmentRules
 from envs.family import find as find_family
 from launch import config_flags
 
+PROTOCOLS = {
+    "own": "a chain's own earlier episodes in its context",
+    "ranked": "the best of a chain's own earlier episodes in its context, in order of return",
+    "none": "an empty context before every episode",
+    "best": "the data's best trajectories in the context before every episode",
+    "worst": "the data's worst trajectories in the context before every episode",
+}
+"""What is in the context of the episodes that are played."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -50,6 +59,12 @@ class RunConfig:
     seed: int = number(0, "Seed of everything: split, batches, weights, dropout, initial states.")
     out: str = number("", "Folder of the run; empty takes the next free runs/<env>-<number>.")
     chains: int = number(8, "Chains of --trajs episodes played in an evaluation.")
+    prompt: str = number(
+        "own,none",
+        "What is in the context of the episodes that are played, own and none among them: "
+        + "; ".join(f"{name}: {words}" for name, words in PROTOCOLS.items())
+        + ".",
+    )
     eval_every: int = number(0, "Updates between evaluations in simulation; 0 evaluates at the end only.")
     save_every: int = number(100, "Updates between checkpoints.")
     log_every: int = number(20, "Updates between lines of metrics.csv.")
@@ -62,10 +77,19 @@ class RunConfig:
         for name in ("keep", "crop", "short_updates", "eval_every", "seed", "max_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}: expected 0 or more, got {getattr(self, name)}")
+        if not {"own", "none"} <= set(self.protocols) <= set(PROTOCOLS):
+            raise ValueError(f"--prompt: expected own, none and any of {', '.join(PROTOCOLS)}, got {self.prompt!r}")
+        if "ranked" in self.protocols and not self.keep:
+            raise ValueError("--prompt: expected no ranked where whole trajectories are kept (--keep=0), got ranked")
+
+    @property
+    def protocols(self) -> list[str]:
+        """What is in the context of the episodes that are played."""
+        return self.prompt.split(",")
 
 
 CONFIGS = (RunConfig, ModelConfig, OptimizerConfig, ChainRules, SegmentRules)
-WATCHING = ("out", "data_dir", "chains", "eval_every", "save_every", "log_every", "wandb", "episodes")
+WATCHING = ("out", "data_dir", "chains", "prompt", "eval_every", "save_every", "log_every", "wandb", "episodes")
 """Flags that may differ when a run goes on: they do not touch what is learned."""
 
 
@@ -85,6 +109,10 @@ class Plan(NamedTuple):
 
     def check(self) -> None:
         """Raise ValueError where numbers of different configurations do not fit together."""
+        if find_family(self.run.env) and len(self.run.protocols) > 2:
+            raise ValueError(
+                f"--prompt: expected own,none: {self.run.env} has protocols of its own, got {self.run.prompt}"
+            )
         if self.run.short_updates >= self.optimizer.updates:
             raise ValueError(
                 f"--short_updates: expected fewer than --updates {self.optimizer.updates}, got {self.run.short_updates}"

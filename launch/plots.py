@@ -23,9 +23,10 @@ def draw(result: Result, losses: dict[str, np.ndarray]) -> dict[str, bytes]:
         return {name: png(figure) for name, figure in plots.items()}
 
 
-_COLOURS = {"own": "#0b6fb8", "none": "#d1630f", "best": "#2e7d32", "worst": "#7a3e9d"}
+_COLOURS = {"own": "#0b6fb8", "ranked": "#1d7f86", "none": "#d1630f", "best": "#2e7d32", "worst": "#7a3e9d"}
 _LABELS = {
     "own": "own episodes\nin context",
+    "ranked": "own episodes,\nranked",
     "none": "empty context\n(control)",
     "best": "best data\nin context",
     "worst": "worst data\nin context",

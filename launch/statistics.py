@@ -173,7 +173,9 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
     own = {update: newest_chains(rows, "own", update) for update in updates}
     # An evaluation killed before its control must not be set against the control of an older one.
     controls = [row for row in rows if row["command"] == last["command"]]
-    others = {protocol: newest_chains(controls, protocol, updates[-1]) for protocol in ("none", "best", "worst")}
+    others = {
+        protocol: newest_chains(controls, protocol, updates[-1]) for protocol in ("ranked", "none", "best", "worst")
+    }
     found = {"own": own[updates[-1]]} | others
     chains = {protocol: part for protocol, part in found.items() if part}
     if not chains:
@@ -191,7 +193,7 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
         gain=gain_from_context(found["own"], found["none"]),
         prompts={
             protocol: gain
-            for protocol in ("best", "worst")
+            for protocol in ("ranked", "best", "worst")
             if (gain := gain_from_prompt(found[protocol], found["none"])) is not None
         },
         data=data,

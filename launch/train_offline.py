@@ -173,6 +173,7 @@ def train(plan: Plan, training: Training, out: Path) -> None:
     run, checkpoints = plan.run, training.checkpoints
     simulated = bool(envs.spec(run.env).simulator)
     stopped = catch_sigterm()
+    asked: dict[str, Any] = {"chains": run.chains, "protocols": run.protocols, "data": training.trajectories}
     updates = plan.optimizer.updates
     bar = tqdm(total=updates, initial=int(training.state.step), desc="train", unit="update", disable=None)
     with bar, Metrics(out, run.wandb, plan.flags()) as metrics:
@@ -196,11 +197,11 @@ def train(plan: Plan, training: Training, out: Path) -> None:
                     print(f"\nStopped by SIGTERM; update {done} is saved. Go on with: --resume --out {out}")
                     return
                 if simulated and run.eval_every and done % run.eval_every == 0 and done < updates:
-                    evaluate(out, training.state.weights, training.meta, done, chains=run.chains)
+                    evaluate(out, training.state.weights, training.meta, done, **asked)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # all that was learned is saved
     weights, update = checkpoints.weights()
     if simulated:
-        table = evaluate(out, weights, checkpoints.meta(), update, chains=run.chains)
+        table = evaluate(out, weights, checkpoints.meta(), update, **asked)
         print(f"\n{table}\nreport   {out / 'report.html'}", flush=True)
     else:
         print(

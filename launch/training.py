@@ -41,6 +41,7 @@ class Training:
         from launch.checkpoint import Checkpoints
 
         run = plan.run
+        self.trajectories = dataset.trajectories
         train, heldout = split(dataset.trajectories, run.heldout, run.seed)
         trajectories = [dataset.trajectories[i] for i in train]
         scaling = Scaling.fit(trajectories)

@@ -119,7 +119,7 @@ def test_a_torn_last_line_is_dropped_with_a_warning_and_cut_off_by_the_next_appe
         ({"return": float("nan")}, "return is nan, expected a finite number"),
         ({"episode": 0}, "episode is 0, expected a whole number, at least 1"),
         ({"chain": True}, "chain is True, expected a whole number, at least 0"),
-        ({"protocol": "first"}, 'protocol is \'first\', expected "own", "none", "best" or "worst"'),
+        ({"protocol": "first"}, "protocol is 'first', expected one of own, ranked, none, best, worst"),
     ],
 )
 def test_a_bad_row_is_refused_with_file_line_field_expected_and_got(tmp_path, change, message):

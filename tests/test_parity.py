@@ -144,6 +144,32 @@ def test_a_prompt_is_a_past_that_was_not_played(layout, keep, monkeypatch):
         np.testing.assert_allclose(first[0][c][1], predicted, atol=3e-5)
 
 
+@pytest.mark.parametrize("lengths", [EQUAL, EARLY], ids=["equal lengths", "early ends"])
+def test_a_ranked_context_holds_the_best_of_the_chain_in_the_order_of_training(lengths):
+    config = ModelConfig(tokens="fused", layers=2, width=16, heads=2, trajs=3, attention="vanilla", rope=True)
+    weights = transformer.init_weights(jax.random.key(1), config, O, A)
+    weights = weights._replace(tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head)
+    policy = CachedPolicy(weights, config, SCALING, RULES, keep=3, episode_length=T, chains=CHAINS, seed=0, ranked=True)
+    played = play(policy, np.random.default_rng(5), lengths)
+    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    rng, dropped = np.random.default_rng(0), 0
+    for e in range(1, EPISODES):
+        attempts = [[Attempt.of(Trajectory(*arrays[c])) for arrays in played[: e + 1]] for c in range(CHAINS)]
+        best = [sorted(own[:-1], key=lambda attempt: attempt.total)[-2:] for own in attempts]
+        pasts = [cut_past(each, RULES, 3, TARGET, rng) for each in best]
+        for c in range(CHAINS):
+            dropped += all(each is not attempts[c][-2] for each in best[c])
+            pair = cut_past([best[c][-1], attempts[c][-1]], RULES, 0, TARGET, rng)
+            current = select(pair, pair.trajectories == 1)
+            parts = [pasts[c], current._replace(trajectories=np.full(len(current.timesteps), len(best[c])))]
+            length = sum(len(part.timesteps) for part in parts)
+            predicted = np.asarray(predict(as_batch(parts)))[0, length - lengths[e, c] : length]
+            np.testing.assert_allclose(played[e][c][1], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
+    assert dropped, "the latest episode must at times be worse than those before"
+    with pytest.raises(ValueError, match="ranked: expected a context of kept steps"):
+        CachedPolicy(weights, config, SCALING, RULES, keep=0, episode_length=T, chains=CHAINS, ranked=True)
+
+
 def test_reset_forgets_everything():
     config = ModelConfig(tokens="fused", layers=1, width=16, trajs=4, attention="vanilla")
     weights = transformer.init_weights(jax.random.key(1), config, O, A)
