@@ -285,6 +285,10 @@ def main(_: list[str]) -> None:
     meta = checkpoints.meta()
     if flags.FLAGS.env and flags.FLAGS.env != meta.env:
         raise ValueError(f"--env: expected {meta.env}, which {out} was trained on, got {flags.FLAGS.env}")
+    if "ranked" in protocols and not meta.keep:
+        raise ValueError(
+            f"--prompt: expected no ranked of {out}, which keeps whole trajectories (--keep=0), got ranked"
+        )
     weights, update = checkpoints.weights()
     checkpoints.close()
     print(

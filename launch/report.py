@@ -86,6 +86,11 @@ def _losses(metrics: list[dict[str, float]]) -> dict[str, np.ndarray]:
 # ---- Tables and sentences ----
 
 _STATISTICS = ("first", "last", "mean", "median", "max")
+_PROMPTED = {
+    "ranked": "Own episodes, ranked by return,",
+    "best": "The data's best trajectories",
+    "worst": "The data's worst trajectories",
+}
 _HEADER = ("trajs", "context", *_STATISTICS, "falls %", "last/best %")
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -156,7 +161,7 @@ def _headline(result: Result, plus_minus: str) -> list[str]:
     for protocol, gain in result.prompts.items():
         sign = "+" if gain.mean > 0 else ""
         sentences.append(
-            f"The data's {protocol} trajectories in context change the mean episode by "
+            f"{_PROMPTED[protocol]} in context change the mean episode by "
             f"{sign}{_show(gain, plus_minus)}, against an empty context."
         )
     return sentences

@@ -136,11 +136,12 @@ def test_a_run_does_not_go_on_under_other_flags(unbroken, data_dir):
 
 def test_evaluate_plays_a_checkpoint(unbroken):
     out, _ = unbroken
-    done = run("evaluate", f"--checkpoint={out}", "--trajs=1,2", "--chains=2")
+    done = run("evaluate", f"--checkpoint={out}", "--trajs=1,2", "--chains=2", "--prompt=own,ranked,none,best,worst")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "report.html" in done.stdout
-    last = read_rows(out / "results.jsonl")[-16:]
-    assert [row["protocol"] for row in last[::4]] == ["own", "none", "best", "worst"]
+    last = read_rows(out / "results.jsonl")[-20:]
+    assert [row["protocol"] for row in last[::4]] == ["own", "ranked", "none", "best", "worst"]
+    assert last[0]["return"] == last[4]["return"]  # the first episode has nothing before it
     assert "The data's worst trajectories in context change the mean episode" in done.stdout
 
 
@@ -152,6 +153,9 @@ def test_evaluate_plays_a_checkpoint(unbroken):
         (["--env=cartpole_swingup", "--trajs=11"], "--trajs: expected at most"),
         (["--env=cartpole_swingup", "--preset=tpu"], "accelerator, baseline, cpu"),
         (["--env=cartpole_swingup", "--updates=10"], "--short_updates: expected fewer than --updates 10, got 600"),
+        (["--env=cartpole_swingup", "--prompt=own,first"], "--prompt: expected own, none and any of own, ranked, none"),
+        (["--env=cartpole_swingup", "--prompt=own,none,ranked", "--keep=0"], "no ranked where whole trajectories"),
+        (["--env=walker_speed", "--prompt=own,none,best"], "walker_speed has protocols of its own"),
         (["--env=cartpole_swingup", "--accumulate=3"], "--accumulate: expected a divisor of --rows 4, got 3"),
     ],
 )
