@@ -18,7 +18,7 @@ from matplotlib.figure import Figure as Canvas
 
 from launch.cells import NOT_A_CELL, differing
 from launch.intervals import Interval, draw_counts, of_interquartile_mean, performance_profile
-from launch.plan import CONFIGS
+from launch.plan import CONFIGS, WATCHING
 from launch.plots import GREY, INK, STYLE, png
 from launch.sections import Figure, Section, count, show
 
@@ -142,10 +142,10 @@ def _shares(row: Mapping[str, Any], protocol: str, statistic: str) -> np.ndarray
 
 
 def _identity(flags: Mapping[str, Any]) -> str:
-    """The flags that make a cell, wherever it is measured; those at their defaults count for nothing, so that rows from
-    before a flag was there match later ones."""
+    """The flags that make a cell, wherever it is measured and however much of it was played; those at their defaults
+    count for nothing, so that rows from before a flag was there match later ones."""
     defaults = {field.name: field.default for config in CONFIGS for field in dataclasses.fields(config)}
-    apart = (*NOT_A_CELL, *ENVIRONMENT)
+    apart = (*NOT_A_CELL, *WATCHING, *ENVIRONMENT)
     return json.dumps({k: v for k, v in flags.items() if k not in apart and v != defaults.get(k)}, sort_keys=True)
 
 
