@@ -23,6 +23,8 @@ from launch.plan import CONFIGS, auto_preset, fill_preset, read_plan, read_store
 
 NOT_A_CELL = ("out", "seed", "data_dir", "save_every", "log_every", "wandb")
 """Flags that change nothing in what is measured, and the seed, of which a cell has several."""
+DEFAULTS = {field.name: field.default for config in CONFIGS for field in dataclasses.fields(config)}
+"""Of every flag of train_offline."""
 
 
 class Cell(NamedTuple):
@@ -202,8 +204,7 @@ def resolve(typed: Mapping[str, str], backend: str) -> Cell:
     plan = read_plan()
     plan.check()
     resolved = {name: value for name, value in plan.flags().items() if name not in ("out", "seed")}
-    defaults = {f.name: f.default for config in CONFIGS for f in dataclasses.fields(config)}
-    differ = {k: v for k, v in resolved.items() if v != defaults[k] and k not in NOT_A_CELL} | {"env": resolved["env"]}
+    differ = {k: v for k, v in resolved.items() if v != DEFAULTS[k] and k not in NOT_A_CELL} | {"env": resolved["env"]}
     key = hashlib.sha256(json.dumps(differ, sort_keys=True).encode()).hexdigest()[:10]
     return Cell(settings, resolved, key)
 
@@ -222,9 +223,13 @@ def plan_cells(points: Sequence[Mapping[str, str]], backend: str) -> list[Cell]:
 
 
 def differing(settings: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -> list[dict[str, str]]:
-    """(typed, resolved) of cells -> for each, flag to `flag=value` where any was given it and they differ in it."""
+    """(typed, resolved) of cells -> for each, flag to `flag=value` where any was given it and they differ in it; a flag
+    that a cell is older than has its default."""
     typed = dict.fromkeys(name for flags_, _ in settings for name in flags_ if name not in ("preset", *NOT_A_CELL))
-    shown = [{name: json.dumps(resolved.get(name, "")).strip('"') for name in typed} for _, resolved in settings]
+    shown = [
+        {name: json.dumps({**DEFAULTS, **resolved}.get(name, "")).strip('"') for name in typed}
+        for _, resolved in settings
+    ]
     varied = [name for name in typed if len({words[name] for words in shown}) > 1]
     return [{name: f"{name}={words[name]}" for name in varied} for words in shown]
 

@@ -4,7 +4,6 @@ Cells of different environments are the same when their flags are, but for those
 environment with several data sets counts as several.
 """
 
-import dataclasses
 import itertools
 import json
 import math
@@ -16,9 +15,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from launch.cells import NOT_A_CELL, differing
+from launch.cells import DEFAULTS, NOT_A_CELL, differing
 from launch.intervals import Interval, draw_counts, of_interquartile_mean, performance_profile
-from launch.plan import CONFIGS, WATCHING
+from launch.plan import WATCHING
 from launch.plots import GREY, INK, STYLE, png
 from launch.sections import Figure, Section, count, show
 
@@ -144,9 +143,8 @@ def _shares(row: Mapping[str, Any], protocol: str, statistic: str) -> np.ndarray
 def _identity(flags: Mapping[str, Any]) -> str:
     """The flags that make a cell, wherever it is measured and however much of it was played; those at their defaults
     count for nothing, so that rows from before a flag was there match later ones."""
-    defaults = {field.name: field.default for config in CONFIGS for field in dataclasses.fields(config)}
     apart = (*NOT_A_CELL, *WATCHING, *ENVIRONMENT)
-    return json.dumps({k: v for k, v in flags.items() if k not in apart and v != defaults.get(k)}, sort_keys=True)
+    return json.dumps({k: v for k, v in flags.items() if k not in apart and v != DEFAULTS.get(k)}, sort_keys=True)
 
 
 def _labels(cells: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:

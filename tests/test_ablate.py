@@ -206,6 +206,11 @@ def test_a_folder_of_other_flags_is_not_taken_for_the_cell(known, tmp_path):
         cells.plan_runs(found, [0], tmp_path)
 
 
+def test_a_cell_that_is_older_than_a_flag_has_its_default():
+    old, new = ({"method": "bc"}, {"method": "bc"}), ({"head": "mixture"}, {"method": "bc", "head": "mixture"})
+    assert cells.differing([old, new]) == [{"head": "head=deterministic"}, {"head": "head=mixture"}]
+
+
 # ---- What runs ----
 
 
