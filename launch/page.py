@@ -20,7 +20,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: 5px 8px; border-bottom: 1px solid #e8ebee; text-align: right; white-space: nowrap; }
 th { color: #5b636b; font-weight: 600; }
 .own { color: #0b6fb8; } .none { color: #b4530a; } .data { color: #5b636b; }
-.best { color: #2e7d32; } .worst { color: #7a3e9d; }
+.ranked { color: #1d7f86; } .best { color: #2e7d32; } .worst { color: #7a3e9d; }
 .facts th, .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
 .facts th { width: 30%; font-weight: 400; }
 pre { background: #f6f7f9; padding: 12px 14px; font-size: 13.5px; white-space: pre-wrap; }
