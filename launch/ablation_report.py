@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.scores import normalised_score
-from launch import cell_plots, family_comparison, family_rows, page, sections, suite
+from launch import cell_plots, family_comparison, family_rows, labels, page, sections, suite
 from launch.comparison import STATISTICS, Comparison, Line, compare, read_stored_rows
 from launch.metrics import write_atomically
 from launch.sections import Figure, Section, count, show, verdict
@@ -31,8 +31,12 @@ _CAPTIONS = {
 
 
 def report(source: Path, out: Path) -> str:
-    """Reads an ablation.jsonl, writes figures, <its name>.html and its tables as <its name>.md into a folder; returns
-    the tables as plain text.
+    """As `write` -> its tables as plain text."""
+    return "\n\n".join(map(sections.text, write(source, out)))
+
+
+def write(source: Path, out: Path) -> list[Section]:
+    """Reads an ablation.jsonl, writes figures, <its name>.html and its tables as <its name>.md into a folder.
 
     Raises FileNotFoundError or ValueError, naming the file, when there are no rows.
     """
@@ -51,7 +55,7 @@ def report(source: Path, out: Path) -> str:
     parts += [page.element("p", method) for method in dict.fromkeys(section.method for section in found)]
     write_atomically(out / f"{source.stem}.html", page.document("Cells compared", parts))
     write_atomically(out / f"{source.stem}.md", "\n".join(map(sections.markdown, found)))
-    return "\n\n".join(map(sections.text, found))
+    return found
 
 
 def make_sections(rows: Sequence[dict[str, Any]]) -> list[Section]:
@@ -84,6 +88,7 @@ def _about(comparison: Comparison) -> str:
     return (
         f"data set {row['dataset']}: best episode {row['data']['best']:.1f}, mean {row['data']['mean']:.1f}; "
         f"{count(seeds, 'training seed')} x {count(chains, 'chain')}; control: {comparison.control.label}"
+        f"{labels.aside(comparison.common)}"
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from envs.family import find as find_family
 from envs.scores import normalised_score
-from launch import family_rows
-from launch.cells import Cell, Run, differing
+from launch import family_rows, labels
+from launch.cells import Cell, Run
 from launch.family_rows import rounded
 from launch.intervals import Interval, draw_counts, of_interquartile_mean, of_mean, paired_difference
 from launch.metrics import read_metrics, read_rows, write_atomically
@@ -58,6 +58,8 @@ class Comparison(NamedTuple):
     env: str
     lines: list[Line]
     control: Line
+    common: str
+    """What most cells have, which their labels leave out."""
 
 
 def measure(returns: np.ndarray, data_best: float) -> Measured:
@@ -194,7 +196,7 @@ def _unique(rows: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
 
 
 def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Comparison:
-    differ = differing([(row["typed"], row["flags"]) for row in rows])
+    names = labels.name(rows)
     measured = [
         {name: measure(np.array(returns), row["data"]["best"]) for name, returns in row["returns"].items()}
         for row in rows
@@ -202,10 +204,10 @@ def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Compariso
     alike = [sum(row["flags"].get(name) == value for name, value in chosen["flags"].items()) for row in rows]
     control = int(np.argmax(alike))
     lines = []
-    for i, (row, words) in enumerate(zip(rows, differ, strict=True)):
+    for i, (row, words, label) in enumerate(zip(rows, names.words, names.labels(), strict=True)):
         lines.append(
             Line(
-                label=" ".join(words.values()) or row["cell"],
+                label=label if len(rows) > 1 else row["cell"],
                 trajs=row["flags"]["trajs"],
                 others=" ".join(word for name, word in words.items() if name not in ("trajs", "chains")),
                 row=row,
@@ -213,7 +215,7 @@ def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Compariso
                 differences={} if i == control else _differences(row, rows[control]),
             )
         )
-    return Comparison(rows[0]["env"], lines, lines[control])
+    return Comparison(rows[0]["env"], lines, lines[control], names.common)
 
 
 def _differences(row: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, tuple[Interval, Interval]]:

@@ -18,7 +18,7 @@ from absl import flags
 import envs
 from envs.family import find as find_family
 from launch import program, workers
-from launch.plan import PROTOCOLS
+from launch.plan import METHOD_NAMES, PROTOCOLS
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig
@@ -96,10 +96,6 @@ def film(path: Path, weights: "Weights", meta: "Meta", update: int, asked: "Aske
     where = "in one context" if meta.model.context > 1 else "without a context"
     words = f"{meta.env}, update {update}, one more chain of {asked.episodes} episodes {where}"
     recorder.save(path, asked.target_return, words)
-
-
-METHODS = {"at": "AT", "dt": "DT", "bc": "BC", "bc10": "BC-10%", "rvs": "RvS", "random": "random"}
-"""How tables call what --method names."""
 
 
 def prompt_of(protocol: str, data: "Sequence[Trajectory]", context: int) -> "list[Trajectory]":
@@ -210,7 +206,7 @@ def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, asked: As
         "dataset_hash": meta.dataset_hash,
         "seed": meta.seed,
         "initial_states": asked.seed,
-        "method": METHODS[meta.model.method],
+        "method": METHOD_NAMES[meta.model.method],
         "protocol": protocol,
         "trajs": meta.model.trajs,
         "target_return": asked.target_return,

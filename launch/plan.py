@@ -15,6 +15,9 @@ from data.segments import SegmentRules
 from envs.family import find as find_family
 from launch import config_flags
 
+METHOD_NAMES = {"at": "AT", "dt": "DT", "bc": "BC", "bc10": "BC-10%", "rvs": "RvS", "random": "random"}
+"""What --method may be, as papers write it."""
+
 PROTOCOLS = {
     "own": "a chain's own earlier episodes in its context",
     "ranked": "the best of a chain's own earlier episodes in its context, in order of return",

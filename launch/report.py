@@ -1,6 +1,7 @@
 """results.jsonl -> a table, plots and one self-contained HTML page: `python -m launch.report --out DIR`.
 
-`python -m launch.report results/` draws the tables and figures of sweeps again, from the rows that launch.ablate left.
+`python -m launch.report results/` draws the tables and figures of sweeps again, from the rows that launch.ablate left,
+and the tables of README.md and docs/ that are made of them.
 """
 
 import csv
@@ -14,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from envs.scores import normalised_score, reference
-from launch import ablation_report, page, program
+from launch import ablation_report, documents, page, program, sections
 from launch.metrics import read_metrics, read_rows, write_atomically
 from launch.plots import draw
 from launch.statistics import Estimate, Result, newest_result
@@ -248,14 +249,19 @@ def rollout_figure(path: Path) -> list[str]:
 
 
 def report_all(folder: Path) -> str:
-    """Every .jsonl of a folder, each the rows of a sweep, -> its figures and page beside it; returns the tables.
+    """Every .jsonl of a folder, each the rows of a sweep, -> its figures and page beside it, and the tables of the
+    documents beside the folder that are drawn from them (launch/documents.py); returns the tables.
 
     Raises FileNotFoundError when there is none, ValueError for a file of anything else.
     """
     sources = sorted(folder.glob("*.jsonl"))
     if not sources:
         raise FileNotFoundError(f"{folder}: expected files of rows, such as launch.ablate's ablation.jsonl, found none")
-    return "\n\n".join(ablation_report.report(source, folder) for source in sources)
+    folder = folder.resolve()
+    found = {f"{folder.name}/{source.name}": ablation_report.write(source, folder) for source in sources}
+    changed = documents.refresh_all(folder.parent, found)
+    texts = [sections.text(section) for of_source in found.values() for section in of_source]
+    return "\n\n".join([*texts, *(f"tables drawn anew in {path}" for path in changed)])
 
 
 def main(words: Sequence[str]) -> None:

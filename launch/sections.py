@@ -74,11 +74,15 @@ def text(section: Section) -> str:
 
 def markdown(section: Section) -> str:
     """For documents on GitHub."""
-    rule = ["---", *["--:"] * (len(section.header) - 1)]
-    table = [section.header, rule, *section.lines]
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in table]
+    rows = markdown_table(section.header, section.lines)
     about = f"{section.about}; {section.estimate} [95% interval]."
     return "\n".join([f"## {section.title}", "", about, "", *rows, "", *(f"- {line}" for line in section.headline), ""])
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """Its lines; the first column begins at the left, the others end at the right."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (header, rule, *lines)]
 
 
 def parts(section: Section) -> list[str]:

@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from launch.cells import DEFAULTS, NOT_A_CELL, differing
+from launch import labels
+from launch.cells import DEFAULTS, NOT_A_CELL
 from launch.intervals import Interval, draw_counts, of_interquartile_mean, performance_profile
 from launch.plan import WATCHING
 from launch.plots import GREY, INK, STYLE, png
@@ -81,7 +82,7 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
         title=f"All environments, {STATISTICS[statistic]}",
         place="all",
         about=f"{STATISTICS[statistic]}, % of the best episode in the data; {len(envs)} environments, "
-        f"{count(seeds, 'training seed')} x {count(chains, 'chain')}",
+        f"{count(seeds, 'training seed')} x {count(chains, 'chain')}{labels.aside(_names(_shared(rows)).common)}",
         headline=[f"Highest over all environments: {_name(line)}, {show(line.total, 100)}%." for line in highest]
         + [f"Highest by the plain mean: {_name(line)}, {100 * line.values.mean():.1f}%." for line in plainest],
         header=["cell", "context", *envs, "all", "all, plain mean"],
@@ -105,19 +106,27 @@ def _data(row: Mapping[str, Any]) -> str:
 
 def compare(rows: Sequence[Mapping[str, Any]], statistic: str) -> list[Line]:
     """A line for each cell that several environments have, and each protocol of it."""
-    envs = environments(rows)
-    cells: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for env, row in zip(envs, rows, strict=True):
-        cells.setdefault(_identity(row["flags"]), {})[env] = row
-    shared = [of_env for of_env in cells.values() if len(of_env) > 1]
+    envs, shared = environments(rows), _shared(rows)
     lines = []
-    for label, of_env in zip(_labels(shared), shared, strict=True):
+    for label, of_env in zip(_names(shared).labels(), shared, strict=True):
         for protocol in dict.fromkeys(name for row in of_env.values() for name in row["returns"]):
             found = {
                 env: _shares(row, protocol, statistic) for env, row in of_env.items() if protocol in row["returns"]
             }
             lines.append(_line(label, protocol, found, len(set(envs))))
     return lines
+
+
+def _shared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Mapping[str, Any]]]:
+    """Cell by cell, its rows by environment, of those that several environments have."""
+    cells: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for env, row in zip(environments(rows), rows, strict=True):
+        cells.setdefault(_identity(row["flags"]), {})[env] = row
+    return [of_env for of_env in cells.values() if len(of_env) > 1]
+
+
+def _names(shared: Sequence[Mapping[str, Mapping[str, Any]]]) -> labels.Names:
+    return labels.name([next(iter(of_env.values())) for of_env in shared], ENVIRONMENT)
 
 
 def _line(label: str, protocol: str, shares: Mapping[str, np.ndarray], envs: int) -> Line:
@@ -145,18 +154,6 @@ def _identity(flags: Mapping[str, Any]) -> str:
     count for nothing, so that rows from before a flag was there match later ones."""
     apart = (*NOT_A_CELL, *WATCHING, *ENVIRONMENT)
     return json.dumps({k: v for k, v in flags.items() if k not in apart and v != DEFAULTS.get(k)}, sort_keys=True)
-
-
-def _labels(cells: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """The fewest flags, of those typed, that tell the cells apart."""
-    first = [next(iter(of_env.values())) for of_env in cells]
-    typed = [{k: v for k, v in row["typed"].items() if k not in ENVIRONMENT} for row in first]
-    words = differing([(names, row["flags"]) for names, row in zip(typed, first, strict=True)])
-    for name in list(words[0] if words else ())[::-1]:
-        fewer = [{k: v for k, v in of_cell.items() if k != name} for of_cell in words]
-        if len({tuple(of_cell.values()) for of_cell in fewer}) == len({tuple(of_cell.values()) for of_cell in words}):
-            words = fewer
-    return [" ".join(of_cell.values()) or row["cell"] for of_cell, row in zip(words, first, strict=True)]
 
 
 def _cells(line: Line, envs: Sequence[str]) -> list[str]:

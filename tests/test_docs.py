@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import ablation_report, cell_plots, family_plots, sections, suite
+from launch import ablation_report, cell_plots, documents, family_plots, sections, suite
 from launch.comparison import read_stored_rows
 
 ROOT = Path(__file__).parents[1]
@@ -18,11 +18,6 @@ def intervals(text):
     return INTERVAL.findall(text)
 
 
-def cells(text):
-    """The lines of markdown tables."""
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-
-
 def same(shown, stored):
     """Whether a number is another, rounded."""
     return f"{float(stored):.{len(shown.partition('.')[2])}f}" == f"{float(shown):.{len(shown.partition('.')[2])}f}"
@@ -31,12 +26,43 @@ def same(shown, stored):
 TABLES = "\n".join(path.with_suffix(".md").read_text() for path in RESULTS)
 
 
+@pytest.fixture(scope="module")
+def found():
+    """By the file of rows, the sections of its report, without figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, drawn in ((cell_plots, "draw", {}), (family_plots, "draw", b""), (suite, "_draw", b"")):
+            patch.setattr(module, name, lambda *_, drawn=drawn: drawn)
+        return {f"results/{path.name}": ablation_report.make_sections(read_stored_rows(path)) for path in RESULTS}
+
+
 @pytest.mark.parametrize("source", RESULTS, ids=lambda path: path.stem)
-def test_the_tables_in_results_are_those_of_their_rows(source, monkeypatch):
-    for module, name, drawn in ((cell_plots, "draw", {}), (family_plots, "draw", b""), (suite, "_draw", b"")):
-        monkeypatch.setattr(module, name, lambda *_, drawn=drawn: drawn)
-    found = ablation_report.make_sections(read_stored_rows(source))
-    assert "\n".join(map(sections.markdown, found)) == source.with_suffix(".md").read_text()
+def test_the_tables_in_results_are_those_of_their_rows(source, found):
+    drawn = "\n".join(map(sections.markdown, found[f"results/{source.name}"]))
+    assert drawn == source.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/evidence.md", "docs/families.md"])
+def test_the_tables_in_the_documents_are_those_of_their_rows(name, found):
+    text = (ROOT / name).read_text()
+    assert documents.MARK.search(text) and documents.refresh(text, found) == text
+
+
+def test_a_table_in_a_document_is_drawn_anew(tmp_path):
+    section = sections.Section(
+        "walker_run", "", "", [], ["cell", "last, in %", "max"], [["AT", "1 [0, 2]", "3"]], ["own"], {}, ""
+    )
+    mark = "<!-- table: results/x.jsonl, walker_run; columns: cell | last, in %; values alone -->\n"
+    document = tmp_path / "README.md"
+    document.write_text(f"before\n\n{mark}| old |\n| --- |\n\nbehind\n")
+    assert documents.refresh_all(tmp_path, {"results/x.jsonl": [section]}) == [document]
+    assert document.read_text() == f"before\n\n{mark}| cell | last, in % |\n| --- | --: |\n| AT | 1 |\n\nbehind\n"
+    assert documents.refresh_all(tmp_path, {"results/x.jsonl": [section]}) == []
+    assert documents.refresh_all(tmp_path, {"results/y.jsonl": [section]}) == []
+    with pytest.raises(ValueError, match=r"README\.md: table of results/x\.jsonl: expected one of: walker_run, got 'z'"):
+        document.write_text("<!-- table: results/x.jsonl, z -->\n")
+        documents.refresh_all(tmp_path, {"results/x.jsonl": [section]})
+    with pytest.raises(ValueError, match=r"expected columns of: cell \| last, in % \| max, got min"):
+        documents.refresh("<!-- table: results/x.jsonl, walker_run; columns: min -->\n", {"results/x.jsonl": [section]})
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/evidence.md", "docs/families.md"])
@@ -45,13 +71,6 @@ def test_every_interval_in_the_documents_was_measured(name):
     stored = set(intervals(TABLES))
     unknown = [each for each in found if not any(all(map(same, each, other)) for other in stored)]
     assert found and not unknown
-
-
-def test_the_table_of_the_readme_is_the_one_of_the_mean_episode():
-    title = "## All environments, mean episode of a chain"
-    measured = cells(TABLES.partition(title)[2].partition("\n## ")[0])
-    shown = cells((ROOT / "README.md").read_text().partition("| cell | context |")[2].partition("\n\n")[0])
-    assert [line[1:] for line in shown[1:]] == [[cell.partition(" ")[0] for cell in line[1:]] for line in measured[2:]]
 
 
 def test_a_number_that_was_not_measured_is_noticed():

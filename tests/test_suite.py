@@ -32,7 +32,7 @@ ROWS = [
 
 def test_cells_are_matched_by_their_flags_but_for_environment_and_data():
     first, second = suite.compare(ROWS, "last")
-    assert (first.label, second.label) == ("method=at", "method=bc")  # of method and width, one is enough
+    assert (first.label, second.label) == ("AT width=128", "BC width=9")
     # Four numbers without the lowest and the highest: (20 + 30) / 2 of 100, (120 + 140) / 2 of 200.
     values = {env: interval.value for env, interval in first.by_env.items()}
     assert values == pytest.approx({"walker_walk": 0.25, "walker_run": 0.65})
@@ -49,9 +49,9 @@ def test_a_cell_that_an_environment_lacks_has_no_number_over_all():
     section, *others = suite.make_sections([*ROWS, row("walker_stand", "at", [50.0] * 4)])
     assert section.header == ["cell", "context", "walker_walk", "walker_run", "walker_stand", "all", "all, plain mean"]
     at, bc = section.lines
-    assert at[:2] == ["method=at", "none"] and at[4] == "50 [50, 50]" and at[5].startswith("48 [")
+    assert at[:2] == ["AT width=128", "none"] and at[4] == "50 [50, 50]" and at[5].startswith("48 [")
     assert at[6] == "47" and bc[4:] == ["", "", ""]
-    assert section.headline[0].startswith("Highest over all environments: method=at, context none, 48.3")
+    assert section.headline[0].startswith("Highest over all environments: AT width=128, context none, 48.3")
     assert [part.title.split(", ")[1] for part in others] == ["mean episode of a chain", "best episode of a chain"]
     assert section.figures["suite"].png.startswith(b"\x89PNG")
 

@@ -1,0 +1,56 @@
+"""What the cells of a sweep are called in tables and figures."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from launch.cells import differing
+from launch.plan import METHOD_NAMES, WATCHING
+
+BASE = "base"
+"""A cell in which nothing is but what most cells have."""
+
+
+class Names(NamedTuple):
+    """What cells are called."""
+
+    words: list[dict[str, str]]
+    """Of each cell, by flag: `flag=value`, or the name of a method, where it is not what most cells have."""
+    common: str
+    """What most cells have, of the flags in which some differ."""
+
+    def labels(self) -> list[str]:
+        """A label for each cell."""
+        return [" ".join(of_cell.values()) or BASE for of_cell in self.words]
+
+
+def name(rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = ()) -> Names:
+    """Rows of cells -> their names, from the flags that were typed for some and in which they differ.
+
+    What more than half of the cells have is left out, and so is how much was played, where that tells no cells apart.
+    apart: flags that do not count.
+    """
+    typed = [{flag: value for flag, value in row["typed"].items() if flag not in apart} for row in rows]
+    found = differing([(of_row, row["flags"]) for of_row, row in zip(typed, rows, strict=True)])
+    for watching in WATCHING:
+        fewer = [{flag: word for flag, word in of_cell.items() if flag != watching} for of_cell in found]
+        if _different(fewer) == _different(found):
+            found = fewer
+    order = sorted(found[0] if found else (), key=lambda flag: flag != "method")
+    counted = [Counter(of_cell[flag] for of_cell in found).most_common(1)[0] for flag in order if flag != "method"]
+    common = [word for word, times in counted if 2 * times > len(found)]
+    words = [{flag: _said(flag, of_cell[flag]) for flag in order if of_cell[flag] not in common} for of_cell in found]
+    return Names(words, " ".join(common))
+
+
+def aside(common: str) -> str:
+    """What most cells have, to stand behind other facts; nothing where that is nothing."""
+    return f"; where nothing else is said: {common}" if common else ""
+
+
+def _said(flag: str, word: str) -> str:
+    return METHOD_NAMES[word.partition("=")[2]] if flag == "method" else word
+
+
+def _different(found: Sequence[Mapping[str, str]]) -> int:
+    return len({tuple(of_cell.values()) for of_cell in found})
