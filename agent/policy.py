@@ -19,7 +19,7 @@ from jax import Array
 from agent import tokens, transformer
 from agent.config import ModelConfig
 from agent.transformer import Cache, Weights
-from data.chain import Attempt, ChainRules, Steps, cut_past, order, reached
+from data.chain import Attempt, ChainRules, Steps, completed, cut_past, order
 from data.scaling import Scaling
 from data.trajectory import Trajectory
 
@@ -160,7 +160,7 @@ class CachedPolicy:
         *,
         keep: int,
         episode_length: int,
-        chains: int,
+        chains: Sequence[int],
         seed: int = 0,
         prompt: Sequence[Trajectory] = (),
         ranked: bool = False,
@@ -168,7 +168,8 @@ class CachedPolicy:
         """
         Args:
           keep: steps of each past trajectory that stay in the context, 0 for all.
-          seed: draws which they are.
+          chains: their numbers, one for each of the B chains.
+          seed: draws, for a chain by its number, which steps stay.
           prompt: trajectories that are in the context of every chain before its first episode.
           ranked: whether the context is laid out anew before every episode, from the best of the prompt and of the
             chain's own episodes in the order of training chains; else the latest are in it, as they were played.
@@ -187,7 +188,7 @@ class CachedPolicy:
         self._weights, self._config = transformer.unstack(weights), config
         self._scaling, self._rules = scaling, rules
         self._slots = Slots.of(config, min(keep, episode_length), episode_length)
-        self._chains, self._seed = chains, seed
+        self._chains, self._numbers, self._seed = len(chains), tuple(chains), seed
         attempts = [Attempt.of(trajectory) for trajectory in prompt]
         self._prompt = [attempts[i] for i in order(np.array([attempt.total for attempt in attempts]), rules)]
         self._action_size = weights.tokens.action.shape[0]
@@ -196,7 +197,7 @@ class CachedPolicy:
     def reset(self) -> None:
         """Forget everything but the prompt: the next episode is the first of its chain."""
         self._empty()
-        self._rng = np.random.default_rng(self._seed)
+        self._rngs = [np.random.default_rng((self._seed, number)) for number in self._numbers]
         self._best = [list(self._prompt) for _ in range(self._chains)]
         """Of each chain, the attempts that stay in a ranked context."""
         self._completed = np.zeros(self._chains, bool)
@@ -216,9 +217,11 @@ class CachedPolicy:
     def begin(self, target_return: float) -> None:
         """Start the next episode of every chain, asking for target_return in environment units."""
         if self._trajectory < 0 and self._prompt:
-            self._recall([self._cut(self._prompt, target_return)] * self._chains)
+            self._recall([self._cut(self._prompt, target_return, rng) for rng in self._rngs])
             self._played = [[self._prompt[-1]] * self._chains]
-        if self._rewards and self._slots.keep and self._slots.trajs > 1:
+            self._completed = self._completes(np.full(self._chains, self._prompt[-1].total), target_return)
+        # Whole episodes are in the context as they were played, unless what they were asked for is to be told anew.
+        if self._rewards and self._slots.trajs > 1 and (self._slots.keep or not self._rules.relabel):
             self._keep_finished()
         self._trajectory += 1
         self._timestep = 0
@@ -250,7 +253,7 @@ class CachedPolicy:
             actions, self._cache = _between_actions(*fixed, self._unread, inputs, clock)
             self._unread = None
         self._positions += real
-        self._observations.append(observations)
+        self._observations.append(observations.copy())
         self._actions.append(np.asarray(actions))
         return self._actions[-1]
 
@@ -263,7 +266,7 @@ class CachedPolicy:
         self._rewards.append(rewards)
         self._earned = self._earned + rewards
         ends = self._alive & last
-        completes = ends & self._rules.completion & reached(self._earned, np.full(self._chains, self._target_return))
+        completes = ends & self._completes(self._earned, self._target_return)
         self._completed = np.where(self._timestep == 0, completes, self._completed | completes)
         if after := tokens.tokens_after_action(self._config.tokens):
             earned = self._scaling.scale_rewards(rewards)[:, None]
@@ -286,29 +289,30 @@ class CachedPolicy:
         arrays: list[Any] = [np.asarray(n, np.int32) for n in (self._trajectory, timestep, self._positions, real)]
         return Clock(*(array.copy() for array in arrays))
 
-    def _cut(self, attempts: Sequence[Attempt], target_return: float) -> Steps:
+    def _completes(self, returns: np.ndarray, target_return: float) -> np.ndarray:
+        """[B] -> [B] bool: whether episodes of these returns are flagged, asked for target_return."""
+        return completed(returns, np.full(self._chains, target_return), self._rules)
+
+    def _cut(self, attempts: Sequence[Attempt], target_return: float, rng: np.random.Generator) -> Steps:
         """Attempts in order, as the context holds them."""
-        return cut_past(attempts, self._rules, self._slots.keep, target_return, self._rng).scaled(self._scaling)
+        return cut_past(attempts, self._rules, self._slots.keep, target_return, rng).scaled(self._scaling)
 
     def _recall(self, pasts: Sequence[Steps]) -> None:
         """Fill the empty context of each chain with its past, of as many attempts as any other's."""
-        keep = self._slots.keep
-        room = keep or PREFILL
         for number in range(1 + int(pasts[0].trajectories[-1])):
             self._trajectory = number
-            of_one = [_part(past, past.trajectories == number) for past in pasts]
-            for first in range(0, max(len(steps.timesteps) for steps in of_one), room):
-                some = [_part(steps, slice(first, first + room)) for steps in of_one]
-                self._add(some, room, self._slots.of_kept(number) if keep else self._slots.of_step(number, first))
+            self._write([_part(past, past.trajectories == number) for past in pasts])
 
     def _recall_best(self, attempts: Sequence[Attempt]) -> None:
         """Lay the context out anew, with what each chain has just played among its best."""
         for best, attempt in zip(self._best, attempts, strict=True):
             best[:] = sorted([*best, attempt], key=lambda each: each.total)[1 - self._config.context :]
         self._empty()
-        self._recall([self._cut(best, self._target_return) for best in self._best])
+        self._recall(
+            [self._cut(best, self._target_return, rng) for best, rng in zip(self._best, self._rngs, strict=True)]
+        )
         latest = np.array([best[-1].total for best in self._best])
-        self._completed = self._rules.completion & reached(latest, np.full(self._chains, self._target_return))
+        self._completed = self._completes(latest, self._target_return)
 
     def _keep_finished(self) -> None:
         """Cut the episodes just played as the training chains cut theirs, and append them to the context."""
@@ -322,12 +326,24 @@ class CachedPolicy:
             return
         self._played = [*self._played[-1:], attempts]
         cuts = []
-        for chain in zip(*self._played, strict=True):
-            steps = self._cut(chain, self._target_return)
+        for chain, rng in zip(zip(*self._played, strict=True), self._rngs, strict=True):
+            steps = self._cut(chain, self._target_return, rng)
             cuts.append(_part(steps, steps.trajectories == len(chain) - 1))
         self._positions -= self._lengths * np.int32(self._slots.kinds)
-        self._cache = _empty_ring(self._slots, self._cache)
-        self._add(cuts, self._slots.keep, self._slots.of_kept(self._trajectory))
+        if self._slots.keep:
+            self._cache = _empty_ring(self._slots, self._cache)
+        self._write(cuts)
+
+    def _write(self, cuts: list[Steps]) -> None:
+        """Append to each chain what is kept of a trajectory, its latest."""
+        if self._slots.keep:
+            self._add(cuts, self._slots.keep, self._slots.of_kept(self._trajectory))
+            return
+        longest = max(len(steps.timesteps) for steps in cuts)
+        for first in range(0, longest, PREFILL):
+            room = min(PREFILL, longest - first)  # what is written beyond it could be of another trajectory
+            some = [_part(steps, slice(first, first + room)) for steps in cuts]
+            self._add(some, room, self._slots.of_step(self._trajectory, first))
 
     def _add(self, cuts: list[Steps], room: int, slot: int) -> None:
         """Append to each chain its steps, at most `room` of them, in slots that have place for as many."""

@@ -139,6 +139,14 @@ def reached(returns: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return returns >= targets - TOLERANCE * np.maximum(1.0, np.abs(targets))
 
 
+def completed(returns: np.ndarray, targets: np.ndarray, rules: ChainRules) -> np.ndarray:
+    """[N], [N]: of finished trajectories, what chains are asked for -> [N] bool: whose last steps are flagged.
+
+    Without `relabel` each is asked for its own return, and reaches it.
+    """
+    return reached(returns, targets if rules.relabel else returns) & rules.completion
+
+
 def kept_steps(length: int, keep: int, rng: np.random.Generator) -> np.ndarray:
     """The steps shown of a past attempt, increasing: all when `keep` is 0, else [keep].
 
@@ -175,7 +183,7 @@ def cut_chain(attempts: Sequence[Attempt], rules: ChainRules, keep: int, crop: i
     weights = np.full(len(attempts), rules.past_weight)
     weights[-1] = 1
     targets = np.full_like(totals, totals.max()) if rules.relabel else totals
-    return _cut(attempts, kept, targets, rules.completion & reached(totals, targets), weights)
+    return _cut(attempts, kept, targets, completed(totals, targets, rules), weights)
 
 
 def cut_past(
@@ -189,7 +197,7 @@ def cut_past(
     kept = [kept_steps(attempt.length, keep, rng) for attempt in attempts]
     targets = np.full_like(totals, target_return) if rules.relabel else totals
     weights = np.full(len(attempts), rules.past_weight)
-    return _cut(attempts, kept, targets, rules.completion & reached(totals, targets), weights)
+    return _cut(attempts, kept, targets, completed(totals, targets, rules), weights)
 
 
 def _cut(

@@ -26,13 +26,16 @@ class Policy(Protocol):
         """Start the next episode of every chain and ask for this return; what was played before is context."""
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """[B, O] float32 -> actions [B, A] float32 in [-1, 1]."""
+        """[B, O] float32 -> actions [B, A] float32 in [-1, 1]. The array is used again for the next observations."""
 
     def observe(self, rewards: np.ndarray, last: np.ndarray) -> None:
         """[B] float32, environment units: what the actions earned; [B] bool: whether the episodes end with it.
 
         An episode that has ended waits for the others: until then nothing is asked of its chain that counts.
         """
+
+
+MakePolicy = Callable[[Sequence[int]], Policy]
 
 
 class Outcome(NamedTuple):
@@ -57,7 +60,7 @@ ALONE = 16
 
 def play(
     make_env: Callable[[], gymnasium.Env],
-    make_policy: Callable[[int], Policy],
+    make_policy: MakePolicy,
     *,
     chains: int,
     episodes: int,
@@ -67,9 +70,10 @@ def play(
     context: bool,
     label: str = "",
 ) -> Outcome:
-    """Every chain plays `episodes` episodes; a policy for B chains comes from make_policy(B).
+    """Every chain plays `episodes` episodes.
 
     Args:
+      make_policy: numbers of chains [B] -> a policy for them; they are numbered alike in any number of processes.
       context: whether a chain's earlier episodes stay in its context. Without, which is the control, every episode
         starts from the same initial state as with it, and the policy is reset before it.
       label: of the progress bar.
@@ -89,13 +93,13 @@ def play(
     return outcome
 
 
-Job = tuple[Callable[[], gymnasium.Env], Callable[[int], Policy], list[list[Start]], float, int, bool]
-"""What a process is given: environments, policy, the starts of its lanes, target return, seed, whether to forget."""
+Job = tuple[Callable[[], gymnasium.Env], MakePolicy, list[int], list[list[Start]], float, int, bool]
+"""What a process is given: environments, policy, its lanes and their starts, target return, seed, whether to forget."""
 
 
 def _play(
     make_env: Callable[[], gymnasium.Env],
-    make_policy: Callable[[int], Policy],
+    make_policy: MakePolicy,
     starts: Sequence[list[Start]],
     target_return: float,
     seed: int,
@@ -108,7 +112,8 @@ def _play(
     returns, lengths = np.zeros((lanes, episodes)), np.zeros((lanes, episodes), np.int64)
     groups = np.array_split(np.arange(lanes), min(processes, lanes))
     jobs: list[Job] = [
-        (make_env, make_policy, [starts[lane] for lane in group], target_return, seed, forget) for group in groups
+        (make_env, make_policy, group.tolist(), [starts[lane] for lane in group], target_return, seed, forget)
+        for group in groups
     ]
     played = _in_processes(jobs) if len(jobs) > 1 else ((0, *each) for each in _episodes(*jobs[0]))
     with tqdm(total=lanes * episodes, desc=label, unit="episode", disable=None) as bar:
@@ -120,7 +125,8 @@ def _play(
 
 def _episodes(
     make_env: Callable[[], gymnasium.Env],
-    make_policy: Callable[[int], Policy],
+    make_policy: MakePolicy,
+    lanes: list[int],
     starts: list[list[Start]],
     target_return: float,
     seed: int,
@@ -128,7 +134,7 @@ def _episodes(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Play lanes side by side; after each episode: its number, returns and lengths of the lanes."""
     envs = [make_env() for _ in starts]
-    policy = make_policy(len(starts))
+    policy = make_policy(lanes)
     policy.reset()
     for episode in range(len(starts[0])):
         if forget:
@@ -149,7 +155,7 @@ def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, np.nd
     for worker in workers:
         worker.start()
     try:
-        left = sum(len(job[2][0]) for job in jobs)
+        left = sum(len(job[3][0]) for job in jobs)
         while left:
             try:
                 message = messages.get(timeout=1)

@@ -170,16 +170,16 @@ def policy_of(
     seed: int,
     prompt: "Sequence[Trajectory]",
     ranked: bool,
-    chains: int,
+    chains: "Sequence[int]",
 ) -> "Policy":
-    """The policy, made in the process that plays it."""
+    """The policy of numbered chains, made in the process that plays them."""
     from agent.baselines import Perceptron, PerceptronPolicy, RandomPolicy
     from agent.policy import CachedPolicy
 
     if isinstance(weights, Perceptron):
         if model.method == "random":
-            return RandomPolicy(weights.biases[-1].size, chains=chains, seed=seed)
-        return PerceptronPolicy(weights, model, scaling, chains=chains)
+            return RandomPolicy(weights.biases[-1].size, chains=len(chains), seed=seed)
+        return PerceptronPolicy(weights, model, scaling, chains=len(chains))
     return CachedPolicy(
         weights,
         model,

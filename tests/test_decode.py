@@ -88,7 +88,7 @@ def test_a_policy_acts_alike_whether_its_cache_is_read_in_blocks_or_at_once(monk
         monkeypatch.setattr(decode, "BLOCK_BYTES", block_bytes)
         jax.clear_caches()
         policy = CachedPolicy(
-            weights, config, scaling, ChainRules(completion=True), keep=keep, episode_length=9, chains=2
+            weights, config, scaling, ChainRules(completion=True), keep=keep, episode_length=9, chains=range(2)
         )
         rng, actions = np.random.default_rng(0), []
         for _ in range(4):

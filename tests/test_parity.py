@@ -15,6 +15,9 @@ from data.trajectory import Batch, Trajectory
 O, A, T, CHAINS, EPISODES, TARGET = 3, 2, 12, 2, 5, 9.0
 SCALING = Scaling(np.array([0.1, 0.2, -0.3], np.float32), np.array([1, 2, 0.5], np.float32), 9.0, 0.75)
 RULES = ChainRules(completion=True)
+OWN = ChainRules(completion=True, relabel=False)
+COMPLETION = jax.random.normal(jax.random.key(9), (16,))
+"""An embedding of the flag that no normalisation takes away."""
 
 
 EQUAL = np.full((EPISODES, CHAINS), T)
@@ -25,37 +28,47 @@ EARLY = np.array([[12, 5], [2, 7], [9, 9], [1, 12], [12, 12]])
 def play(policy, rng, lengths=EQUAL):
     """A made-up world: observations and rewards from rng -> [episodes][chains] of arrays [steps, ...]."""
     played = []
+    observations = np.empty((CHAINS, O), np.float32)  # one for all steps, as in rollouts
     for ends in lengths:
         policy.begin(TARGET)
         steps = []
         for t in range(ends.max()):
-            observations = rng.normal(size=(CHAINS, O)).astype(np.float32)
+            observations[:] = rng.normal(size=(CHAINS, O))
             actions = policy.act(observations)
             rewards = rng.uniform(0, 1.5, CHAINS).astype(np.float32)
             policy.observe(rewards, ends == t + 1)
-            steps.append((observations, actions, rewards))
+            steps.append((observations.copy(), actions, rewards))
         arrays = [np.stack(each, 1) for each in zip(*steps, strict=True)]
         played.append([[each[c][: ends[c]] for each in arrays] for c in range(CHAINS)])
     return played
+
+
+def rngs_of_chains():
+    """The policy's own, of seed 0."""
+    return [np.random.default_rng((0, c)) for c in range(CHAINS)]
 
 
 def select(steps, which):
     return type(steps)(*(values[which] for values in steps))
 
 
-def chains_as_trained(played, keep):
+def chains_as_trained(played, keep, rules):
     """For every episode and chain, the steps of the chain up to its end as training lays them out."""
-    rng = np.random.default_rng(0)  # the policy's own, of seed 0
+    rngs = rngs_of_chains()
     attempts = [[Attempt.of(Trajectory(*arrays)) for arrays in episode] for episode in played]
     kept = [[] for _ in range(CHAINS)]
     for e in range(EPISODES):
         for c in range(CHAINS):
-            whole = cut_past([a[c] for a in attempts[: e + 1]], RULES, 0, TARGET, rng)  # draws nothing
-            current = select(whole, whole.trajectories == e)
-            yield e, c, ([*kept[c], current] if keep else [whole])
+            past = cut_past([a[c] for a in attempts[: e + 1]], rules, 0, TARGET, rngs[c])  # draws nothing
+            asked = cut_past([a[c] for a in attempts[: e + 1]], RULES, 0, TARGET, rngs[c])
+            # What runs is asked for the target; whether it completes is known behind its last action.
+            current = select(past, past.trajectories == e)._replace(
+                target_returns=select(asked, asked.trajectories == e).target_returns
+            )
+            yield e, c, [*(kept[c] if keep else [select(past, past.trajectories < e)]), current]
         for c in range(CHAINS if keep else 0):
             pair = [a[c] for a in attempts[max(0, e - 1) : e + 1]]
-            cut = cut_past(pair, RULES, keep, TARGET, rng)
+            cut = cut_past(pair, rules, keep, TARGET, rngs[c])
             cut = select(cut, cut.trajectories == len(pair) - 1)
             kept[c].append(cut._replace(trajectories=np.full(len(cut.timesteps), e)))
 
@@ -92,22 +105,25 @@ def as_batch(parts):
         "no past",
     ],
 )
-def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(layout, keep, window, trajs, lengths):
+@pytest.mark.parametrize("rules", [RULES, OWN], ids=["relabelled", "own returns"])
+def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(
+    layout, keep, window, trajs, lengths, rules
+):
     special = {"kv_heads": 1, "rope": True, "reversible": layout == "fused", "head": "mixture"} if keep == 3 else {}
     config = ModelConfig(
         tokens=layout, layers=2, width=16, heads=2, window=window, trajs=trajs, attention="vanilla", **special
     )
     weights = transformer.init_weights(jax.random.key(1), config, O, A)
     # Large weights for the completion flag and the head, or a fault there would not show.
-    weights = weights._replace(tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head)
-    policy = CachedPolicy(weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=CHAINS, seed=0)
+    weights = weights._replace(tokens=weights.tokens._replace(completion=COMPLETION), head=10 * weights.head)
+    policy = CachedPolicy(weights, config, SCALING, rules, keep=keep, episode_length=T, chains=range(CHAINS), seed=0)
     played = play(policy, np.random.default_rng(5), lengths)
     returns = np.array([[arrays[2].sum() for arrays in episode] for episode in played])
     assert (returns >= TARGET).any(), "some episodes must complete"
     assert (returns < TARGET).any(), "and some must not"
     predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
     # With nothing of the past in sight, whether it was cut makes no difference.
-    for e, c, parts in chains_as_trained(played, keep if trajs > 1 else 0):
+    for e, c, parts in chains_as_trained(played, keep if trajs > 1 else 0, rules):
         length = sum(len(part.timesteps) for part in parts)
         predicted = np.asarray(predict(as_batch(parts)))[0, length - lengths[e, c] : length]
         np.testing.assert_allclose(played[e][c][1], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
@@ -123,17 +139,17 @@ def test_a_prompt_is_a_past_that_was_not_played(layout, keep, monkeypatch):
     ]
     config = ModelConfig(tokens=layout, layers=2, width=16, heads=2, trajs=5, attention="vanilla", rope=True)
     weights = transformer.init_weights(jax.random.key(1), config, O, A)
-    weights = weights._replace(tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head)
+    weights = weights._replace(tokens=weights.tokens._replace(completion=COMPLETION), head=10 * weights.head)
     policy = CachedPolicy(
-        weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=CHAINS, seed=0, prompt=prompt
+        weights, config, SCALING, RULES, keep=keep, episode_length=T, chains=range(CHAINS), seed=0, prompt=prompt
     )
     first = play(policy, np.random.default_rng(5), EQUAL[:1])
     policy.reset()
     again = play(policy, np.random.default_rng(5), EQUAL[:1])
     predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
     ascending = sorted((Attempt.of(t) for t in prompt), key=lambda attempt: attempt.total)
-    past = cut_past(ascending, RULES, keep, TARGET, np.random.default_rng(0))
-    for c in range(CHAINS):
+    for c, own_rng in enumerate(rngs_of_chains()):
+        past = cut_past(ascending, RULES, keep, TARGET, own_rng)
         np.testing.assert_array_equal(first[0][c][1], again[0][c][1])
         own = Attempt.of(Trajectory(*first[0][c]))
         pair = cut_past([ascending[-1], own], RULES, 0, TARGET, rng)
@@ -148,18 +164,18 @@ def test_a_prompt_is_a_past_that_was_not_played(layout, keep, monkeypatch):
 def test_a_ranked_context_holds_the_best_of_the_chain_in_the_order_of_training(lengths):
     config = ModelConfig(tokens="fused", layers=2, width=16, heads=2, trajs=3, attention="vanilla", rope=True)
     weights = transformer.init_weights(jax.random.key(1), config, O, A)
-    weights = weights._replace(tokens=weights.tokens._replace(completion=jax.numpy.ones(16)), head=10 * weights.head)
-    policy = CachedPolicy(weights, config, SCALING, RULES, keep=3, episode_length=T, chains=CHAINS, seed=0, ranked=True)
+    weights = weights._replace(tokens=weights.tokens._replace(completion=COMPLETION), head=10 * weights.head)
+    policy = CachedPolicy(weights, config, SCALING, RULES, keep=3, episode_length=T, chains=range(CHAINS), seed=0, ranked=True)
     played = play(policy, np.random.default_rng(5), lengths)
     predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
-    rng, dropped = np.random.default_rng(0), 0
+    rngs, dropped = rngs_of_chains(), 0
     for e in range(1, EPISODES):
         attempts = [[Attempt.of(Trajectory(*arrays[c])) for arrays in played[: e + 1]] for c in range(CHAINS)]
         best = [sorted(own[:-1], key=lambda attempt: attempt.total)[-2:] for own in attempts]
-        pasts = [cut_past(each, RULES, 3, TARGET, rng) for each in best]
+        pasts = [cut_past(each, RULES, 3, TARGET, rng) for each, rng in zip(best, rngs, strict=True)]
         for c in range(CHAINS):
             dropped += all(each is not attempts[c][-2] for each in best[c])
-            pair = cut_past([best[c][-1], attempts[c][-1]], RULES, 0, TARGET, rng)
+            pair = cut_past([best[c][-1], attempts[c][-1]], RULES, 0, TARGET, rngs[c])
             current = select(pair, pair.trajectories == 1)
             parts = [pasts[c], current._replace(trajectories=np.full(len(current.timesteps), len(best[c])))]
             length = sum(len(part.timesteps) for part in parts)
@@ -167,13 +183,13 @@ def test_a_ranked_context_holds_the_best_of_the_chain_in_the_order_of_training(l
             np.testing.assert_allclose(played[e][c][1], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
     assert dropped, "the latest episode must at times be worse than those before"
     with pytest.raises(ValueError, match="ranked: expected a context of kept steps"):
-        CachedPolicy(weights, config, SCALING, RULES, keep=0, episode_length=T, chains=CHAINS, ranked=True)
+        CachedPolicy(weights, config, SCALING, RULES, keep=0, episode_length=T, chains=range(CHAINS), ranked=True)
 
 
 def test_reset_forgets_everything():
     config = ModelConfig(tokens="fused", layers=1, width=16, trajs=4, attention="vanilla")
     weights = transformer.init_weights(jax.random.key(1), config, O, A)
-    policy = CachedPolicy(weights, config, SCALING, RULES, keep=3, episode_length=T, chains=CHAINS)
+    policy = CachedPolicy(weights, config, SCALING, RULES, keep=3, episode_length=T, chains=range(CHAINS))
     first = play(policy, np.random.default_rng(5))
     second = play(policy, np.random.default_rng(5))
     policy.reset()

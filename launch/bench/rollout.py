@@ -5,7 +5,7 @@ before its last step.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -36,7 +36,7 @@ PLOT = Plot(bars=("protocol", "part", "context"), values=("steps/s", "ms", "time
 
 FULL = 32 * 1000 * 4
 """Tokens of the whole context of the preset accelerator."""
-MakePolicy = Callable[[int], "Policy"]
+MakePolicy = Callable[[Sequence[int]], "Policy"]
 
 
 def run(settings: Settings) -> list[Row]:
@@ -61,7 +61,7 @@ def cpu_policy(seed: int, trajs: int = 0) -> MakePolicy:
     model = replace(plan.model, trajs=trajs or plan.model.trajs)
     weights = transformer.init_weights(jax.random.key(seed), model, size.observation_size, size.action_size)
     weights = jax.tree.map(np.asarray, weights)
-    return partial(policy_of, weights, model, _scaling(), plan.rules, plan.run.keep, size.episode_length, seed, ())
+    return partial(policy_of, weights, model, _scaling(), plan.rules, plan.run.keep, size.episode_length, seed, (), False)
 
 
 def end_to_end(settings: Settings) -> list[Row]:
@@ -140,7 +140,7 @@ class Watch:
         if self.episodes == 3:
             self.seconds, self.steps, self.begun = {}, 0, perf_counter()
 
-    def watch(self, make_policy: MakePolicy, chains: int) -> "Policy":
+    def watch(self, make_policy: MakePolicy, chains: Sequence[int]) -> "Policy":
         """A policy that is timed."""
         policy: Any = make_policy(chains)
         begin, policy.act = self.timed("policy", policy.begin), self.timed("policy", policy.act)
