@@ -257,3 +257,9 @@ def test_the_dense_form_at_the_long_context_needs_more_than_there_is(monkeypatch
     assert "100 MiB" in dense["note"]
     assert "would fit" not in dense["note"]
     assert (ours["context"], ours["memory MiB"], ours["last loss"]) == (2048, 1, 2049)
+
+
+def test_the_policy_of_the_rollout_bench_is_that_of_its_chains():
+    policy = rollout.cpu_policy(0, trajs=2)(range(3))
+    policy.begin(1.0)
+    assert policy.act(np.zeros((3, envs.spec(rollout.ENV).observation_size), np.float32)).shape == (3, 6)

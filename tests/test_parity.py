@@ -165,7 +165,9 @@ def test_a_ranked_context_holds_the_best_of_the_chain_in_the_order_of_training(l
     config = ModelConfig(tokens="fused", layers=2, width=16, heads=2, trajs=3, attention="vanilla", rope=True)
     weights = transformer.init_weights(jax.random.key(1), config, O, A)
     weights = weights._replace(tokens=weights.tokens._replace(completion=COMPLETION), head=10 * weights.head)
-    policy = CachedPolicy(weights, config, SCALING, RULES, keep=3, episode_length=T, chains=range(CHAINS), seed=0, ranked=True)
+    policy = CachedPolicy(
+        weights, config, SCALING, RULES, keep=3, episode_length=T, chains=range(CHAINS), seed=0, ranked=True
+    )
     played = play(policy, np.random.default_rng(5), lengths)
     predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
     rngs, dropped = rngs_of_chains(), 0

@@ -61,7 +61,8 @@ def cpu_policy(seed: int, trajs: int = 0) -> MakePolicy:
     model = replace(plan.model, trajs=trajs or plan.model.trajs)
     weights = transformer.init_weights(jax.random.key(seed), model, size.observation_size, size.action_size)
     weights = jax.tree.map(np.asarray, weights)
-    return partial(policy_of, weights, model, _scaling(), plan.rules, plan.run.keep, size.episode_length, seed, (), False)
+    world = _scaling(), plan.rules, plan.run.keep, size.episode_length
+    return partial(policy_of, weights, model, *world, seed, (), False)
 
 
 def end_to_end(settings: Settings) -> list[Row]:
