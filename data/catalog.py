@@ -7,7 +7,7 @@ released), `d4rl` for the file that a D4RL environment is named after, or `minar
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Environment(Protocol):
     def episode_length(self) -> int: ...
     @property
     def simulator(self) -> str: ...
+    @property
+    def env_id(self) -> str: ...
 
 
 class Card(NamedTuple):
@@ -177,6 +179,8 @@ def load(
         path, loaded, made_with = found, _d4rl(env, found), d4rl.MADE_WITH
     else:
         path = folder(env, dataset, data_dir)
+        if begun := unfinished(path):
+            raise ValueError(_half_collected(path, begun))
         loaded = _exorl(env, path, dataset, data_dir, reward_fn, workers, max_steps)
         made_with = recorded_versions(path)
     trajectories, notes = _first(loaded.trajectories, max_steps), list(loaded.notes)
@@ -204,6 +208,15 @@ def load(
         notes=notes,
     )
     return Dataset(trajectories, card)
+
+
+def unfinished(path: Path) -> dict[str, Any]:
+    """What `launch.collect` wrote beside a data set that it was stopped at; empty where it holds all it was to hold."""
+    try:
+        origin = json.loads((path / ORIGIN).read_text())
+        return origin if len(exorl.episode_files(path / "buffer")) < origin["episodes"] else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def recorded_versions(path: Path) -> dict[str, str]:
@@ -260,8 +273,16 @@ def _minari(env: Environment, id: str, reward_fn: RewardFn | None) -> tuple[Path
             f"{minari.root() / id}: no data set; get it with minari download {id}, or put its folder there. "
             f"Minari sets on disk: {there}"
         )
+    recorded = minari.info(id).env_id
+    if env.env_id and recorded and _body(recorded) != _body(env.env_id):
+        raise ValueError(f"{path}: recorded in {recorded}, expected {env.env_id}")
     sizes = {"observation_size": env.observation_size, "action_size": env.action_size}
     return path, minari.load(id, name=env.name, **sizes, reward_fn=reward_fn)
+
+
+def _body(env_id: str) -> str:
+    """'HalfCheetah-v5' -> 'HalfCheetah'."""
+    return env_id.rpartition("/")[2].rpartition("-v")[0]
 
 
 def _first(trajectories: list[Trajectory], max_steps: int) -> list[Trajectory]:
@@ -288,6 +309,16 @@ def _bytes(path: Path) -> int:
         return path.stat().st_size
     inside = path / "buffer" if (path / "buffer").is_dir() else path
     return sum(file.stat().st_size for file in inside.rglob("*") if file.is_file())
+
+
+def _half_collected(path: Path, begun: dict[str, Any]) -> str:
+    """One line: what there is, and what to do."""
+    there, wanted = len(exorl.episode_files(path / "buffer")), begun["episodes"]
+    names = f"--env {begun['env']} --agent {begun['agent']} --seed {begun['seed']} --dataset {path.name}"
+    return (
+        f"{path}: expected {wanted} episodes, got {there}, since collecting was stopped; go on with python -m "
+        f"launch.collect {names} --data_dir {path.parents[1]} --episodes {wanted}, or ask it for the {there} only"
+    )
 
 
 def _absent_d4rl(name: str, data_dir: Path) -> str:

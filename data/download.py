@@ -62,8 +62,9 @@ def download(remote: Remote, folder: Path, *, by_hand: str, copies: int = 1) -> 
     """
     pooch.get_logger().setLevel("WARNING")
     there = pooch.create(folder, "", registry={remote.name: remote.sha256}, urls={remote.name: remote.url})
+    resuming = Resuming(remote, copies)
     try:
-        path = Path(there.fetch(remote.name, downloader=Resuming(remote, copies)))
+        path = Path(there.fetch(remote.name, downloader=resuming))
     except requests.RequestException as error:
         raise ConnectionError(f"{remote.url}: {_reason(error)}; run this again, or {by_hand}") from error
     except ValueError as error:
@@ -71,7 +72,7 @@ def download(remote: Remote, folder: Path, *, by_hand: str, copies: int = 1) -> 
         raise ValueError(f"{remote.url}: {str(error).rstrip('.')}; run this again, or {by_hand}") from error
     finally:
         part = folder / "part"
-        if part.exists() and not part.stat().st_size:
+        if resuming.began and part.exists() and not part.stat().st_size:
             shutil.rmtree(folder)
     part.unlink(missing_ok=True)
     return path
@@ -94,6 +95,8 @@ class Resuming:
 
     def __init__(self, remote: Remote, copies: int = 1):
         self._remote, self._copies = remote, copies
+        self.began = False
+        """Whether the folder is this download's: no other process is writing into it."""
 
     def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> None:
         """Fill `output_file`, which lies in the folder that the download has to itself."""
@@ -101,6 +104,7 @@ class Resuming:
         part.touch()
         with _naming(part), part.open("r+b") as file:
             _lock(file, part)
+            self.began = True
             file.seek(0, os.SEEK_END)
             failures = 0
             while True:

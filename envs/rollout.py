@@ -6,6 +6,7 @@ help. On an accelerator one process plays them all.
 
 import multiprocessing
 import os
+import pickle
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -193,7 +194,16 @@ def _work(messages: Any, number: int, job: Job) -> None:
         for played in _episodes(*job):
             messages.put((number, *played))
     except Exception as error:  # told to the parent, which raises it
-        messages.put(error)
+        messages.put(_picklable(error))
+
+
+def _picklable(error: Exception) -> Exception:
+    """The same, or its words where it could not reach the parent, which would wait for ever."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _episode(envs: list[gymnasium.Env], policy: Policy, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -47,7 +47,11 @@ def sweep(swept: dict[str, str]) -> int:
         points = [point | line for line in lines for point in points]
     found = plan_cells(points, backend)
     control = cells.find_control(found, flags.FLAGS.control) if flags.FLAGS.control else found[0]
-    stored = {row["key"]: row["seeds"] for row in stored_rows(out)}
+    rows = {row["key"]: row for row in stored_rows(out)}
+    for cell in found:
+        if cell.key in rows:
+            cell.check(rows[cell.key]["flags"], f"{out / ROWS}, cell {cell.key}", "move its row away")
+    stored = {key: row["seeds"] for key, row in rows.items()}
     runs = plan_runs(found, cells.read_seeds(flags.FLAGS.seeds), out, stored)
     places = find_places(backend, flags.FLAGS.processes, len(runs))
     print(plan_text(found, runs, out, places))

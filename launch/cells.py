@@ -45,6 +45,12 @@ class Cell(NamedTuple):
         end = ["--resume"] if resume else []
         return ["-m", "launch.train_offline", *typed, f"--seed={seed}", f"--out={out}", *end]
 
+    def check(self, stored: dict[str, Any], where: str, way_out: str) -> None:
+        """Raise ValueError where something stored was measured under other flags, as before a default was changed."""
+        names = [name for name in stored if name not in NOT_A_CELL]
+        if different := config_flags.changed(stored, self.resolved, names):
+            raise ValueError(f"{where}: {'; '.join(different)}; {way_out}, or choose another --out")
+
     def sweep_command(self, seeds: Sequence[int]) -> str:
         """A command that measures this cell again, in a folder of its own."""
         typed = [f"--{name}={_quoted(value)}" for name, value in self.typed.items()]
@@ -90,12 +96,8 @@ class Run(NamedTuple):
 
     def check(self) -> None:
         """Raise ValueError when the folder holds a run under other flags, as after a changed default."""
-        if not self.begun:
-            return
-        stored = read_stored(self.folder)
-        names = [name for name in stored if name not in NOT_A_CELL]
-        if different := config_flags.changed(stored, self.cell.resolved, names):
-            raise ValueError(f"{self.folder}: {'; '.join(different)}; delete the folder, or choose another --out")
+        if self.begun:
+            self.cell.check(read_stored(self.folder), f"{self.folder}", "delete the folder")
 
 
 def known_flags() -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def collect(
     if Path(name).name != name:
         raise ValueError(f"dataset is {name!r}, expected the plain name of a folder")
     folder = data_dir / size.domain / name
-    claim(folder, {"env": env_name, "agent": agent, "seed": seed, "config": dataclasses.asdict(config)})
+    claim(folder, {"env": env_name, "agent": agent, "seed": seed, "config": dataclasses.asdict(config)}, episodes)
     files = episodes_in_order(folder / "buffer")
     if len(files) >= episodes:
         print(f"{folder}: {len(files)} episodes of {episodes}, nothing to collect", flush=True)
@@ -100,8 +100,8 @@ def collect(
     return folder
 
 
-def claim(folder: Path, origin: dict[str, Any]) -> None:
-    """Make the folder and write down what fills it, or check that the same agent began it."""
+def claim(folder: Path, origin: dict[str, Any], episodes: int) -> None:
+    """Make the folder and write down what fills it, and to how many episodes, or check that the same agent began it."""
     path = folder / catalog.ORIGIN
     if path.exists():
         try:
@@ -115,6 +115,8 @@ def claim(folder: Path, origin: dict[str, Any]) -> None:
                     f"{path}: this data set was collected with {field} {got!r}, expected {wanted!r}; "
                     f"collect into another one (--dataset NAME) or ask for the same {field}"
                 )
+        if stored.get("episodes") != episodes:
+            write_atomically(path, json.dumps(stored | {"episodes": episodes}, indent=2) + "\n")
     elif exorl.episode_files(folder / "buffer"):
         raise ValueError(
             f"{folder}: holds episodes that launch.collect did not make (no {path.name}), expected none; "
@@ -124,7 +126,7 @@ def claim(folder: Path, origin: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         versions = provenance()["versions"]
         made_with = {package: versions[package] for package in ("mujoco", "dm_control")}
-        write_atomically(path, json.dumps(origin | {"versions": made_with}, indent=2) + "\n")
+        write_atomically(path, json.dumps(origin | {"episodes": episodes, "versions": made_with}, indent=2) + "\n")
 
 
 def episodes_in_order(buffer: Path) -> list[Path]:

@@ -52,7 +52,7 @@ def collect(
         raise ValueError(f"episodes {episodes}, seed {seed}: expected episodes from 1 and a seed from 0")
     config = config or CommandConfig()
     folder = data_dir / family.domain / (dataset or dataset_name(family))
-    claim(folder, {"env": family.name, "agent": "commands", "seed": seed, "config": config.origin()})
+    claim(folder, {"env": family.name, "agent": "commands", "seed": seed, "config": config.origin()}, episodes)
     kept = len(episodes_in_order(folder / "buffer"))
     if kept >= episodes:
         print(f"{folder}: {kept} episodes of {episodes}, nothing to collect", flush=True)

@@ -50,6 +50,8 @@ class Line(NamedTuple):
     """By protocol."""
     differences: dict[str, tuple[Interval, Interval]]
     """By protocol, against the control cell: of the last episodes, and of the mean over the episodes both have."""
+    gains: dict[str, Interval]
+    """By protocol, against the same cell with an empty context: of the mean over the episodes, chain by chain."""
 
 
 class Comparison(NamedTuple):
@@ -86,6 +88,10 @@ def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
         logged = [row["heldout_loss"] for row in read_metrics(path) if "heldout_loss" in row] if path.is_file() else []
         errors += logged[-1:]
     last = newest[-1] if newest else {}
+    hashes = {run.name: row["dataset_hash"][:12] for run, row in zip(runs, newest, strict=False)}
+    if len(set(hashes.values())) > 1:
+        found = ", ".join(f"{name} {of_run}" for name, of_run in hashes.items())
+        raise ValueError(f"expected the seeds of a cell to be of the same data, got {found}; delete those of others")
     return {
         "cell": cell.label,
         "key": cell.key,
@@ -213,6 +219,7 @@ def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Compariso
                 row=row,
                 measured=measured[i],
                 differences={} if i == control else _differences(row, rows[control]),
+                gains=_gains(row),
             )
         )
     return Comparison(rows[0]["env"], lines, lines[control], names.common)
@@ -221,18 +228,33 @@ def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Compariso
 def _differences(row: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, tuple[Interval, Interval]]:
     """Protocol -> of the last episode, and of the episodes that both have; absent without common seeds.
 
-    A control that was not played under a protocol, as one of a single trajectory with its own episodes in context, is
-    compared as it was played first.
+    A control that was not played under a protocol, as one without a context with own episodes in it, is compared as it
+    was played with an empty context.
     """
     found = {}
     for protocol, returns in row["returns"].items():
-        against = control["returns"].get(protocol) or next(iter(control["returns"].values()))
-        one, other = (
-            {seed: np.array(chains) for seed, chains in zip(of["seeds"], part, strict=True)}
-            for of, part in ((row, returns), (control, against))
-        )
+        against = control["returns"].get(protocol) or control["returns"].get("none")
+        if against is None:
+            continue
+        one, other = _by_seed(row, returns), _by_seed(control, against)
         last = paired_difference(one, other, True, np.random.default_rng(0))
         same = paired_difference(one, other, False, np.random.default_rng(0))
         if last is not None and same is not None:
             found[protocol] = last, same
     return found
+
+
+def _gains(row: Mapping[str, Any]) -> dict[str, Interval]:
+    """What a context gives, by protocol; none where the cell was not played without."""
+    none = row["returns"].get("none")
+    found = {
+        protocol: paired_difference(_by_seed(row, returns), _by_seed(row, none), False, np.random.default_rng(0))
+        for protocol, returns in row["returns"].items()
+        if none and protocol != "none"
+    }
+    return {protocol: gain for protocol, gain in found.items() if gain is not None}
+
+
+def _by_seed(row: Mapping[str, Any], returns: Sequence[Any]) -> dict[int, np.ndarray]:
+    """[S][C][E] -> seed to [C, E]."""
+    return {seed: np.array(chains) for seed, chains in zip(row["seeds"], returns, strict=True)}

@@ -49,7 +49,7 @@ def evaluate(
     Args:
       trajs: chain lengths to report; the longest is played, the shorter are its beginnings. None: 1, 2, 4, ... up to
         the length of the training chains.
-      target_return: what is asked for, None the best in the training data.
+      target_return: what is asked for, None the best in the training data; of a family of tasks, what is good there.
       protocols: of PROTOCOLS; a method without a context has only an empty one.
       data: what prompts are taken from.
     """
@@ -62,7 +62,8 @@ def evaluate(
 
         if trajs:
             raise ValueError("--trajs: expected none in a family of tasks, whose evaluation is one")
-        evaluate_family = partial(family_evaluation.evaluate, starts=chains, seed=seed, ask=target_return, video=video)
+        ask = None if target_return is None else target_return / envs.spec(meta.env).episode_length
+        evaluate_family = partial(family_evaluation.evaluate, starts=chains, seed=seed, ask=ask, video=video)
         return evaluate_family(out, weights, meta, update)
     from data.catalog import differences
     from launch.metrics import append_rows, provenance
@@ -285,11 +286,18 @@ def main(_: list[str]) -> None:
         raise ValueError(
             f"--prompt: expected no ranked of {out}, which keeps whole trajectories (--keep=0), got ranked"
         )
+    family = find_family(meta.env)
+    if family and flags.FLAGS["prompt"].present:
+        raise ValueError(
+            f"--prompt: expected none of a family of tasks, which has protocols of its own, got {protocols}"
+        )
     weights, update = checkpoints.weights()
     checkpoints.close()
+    # A family stores the rate that is asked for: the mean reward of the next steps.
+    default = meta.target_return * (envs.spec(meta.env).episode_length if family else 1)
     print(
         f"{out}: update {update} of {meta.env} on {meta.dataset}; playing {flags.FLAGS.chains} chains, "
-        f"asking for {meta.target_return if target is None else target:.0f}"
+        f"asking for {default if target is None else target:.0f}"
     )
     table = evaluate(
         out,
@@ -314,7 +322,9 @@ if __name__ == "__main__":
         "trajs", "", "Chain lengths to report, such as 1,4,32; empty is 1, 2, 4, ... up to that of training."
     )
     flags.DEFINE_integer("chains", 8, "Chains played, each from its own initial states.", lower_bound=1)
-    flags.DEFINE_float("target_return", None, "Return asked for; by default the best in the training data.")
+    flags.DEFINE_float(
+        "target_return", None, "Return of an episode asked for; by default the best in the training data."
+    )
     flags.DEFINE_integer("seed", None, "Seed of the initial states; by default that of training.", lower_bound=0)
     flags.DEFINE_list(
         "prompt",

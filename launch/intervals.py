@@ -3,7 +3,9 @@
 A measurement is a matrix [S, C]: one number for each chain of each training seed. The interquartile mean drops the
 lowest and the highest quarter of its S C numbers. An interval resamples the matrix with replacement: the seeds are
 its strata, chains are drawn within each; and since other seeds would have trained other policies, the seeds themselves
-are drawn first. With few seeds that is still too narrow: three or four cannot show how far a fifth would fall.
+are drawn first. With few seeds that is still too narrow: three or four cannot show how far a fifth would fall. With
+few numbers, too: drawn from a normal distribution, the intervals of 4 chains of one seed hold the truth in 81% (means)
+to 88% (interquartile means) of cases, those of 8 in 89 to 93%, those of 2 in 50%, which is why there are none below 4.
 
 What is drawn are counts, how often each chain is in the resample: one draw serves every statistic of a cell.
 """
@@ -12,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+FEWEST = 4
+"""Numbers that give an interval."""
 RESAMPLES = 2000
 LEVEL = 0.95
 
@@ -22,7 +26,7 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-    """NaN, as low, with a single chain."""
+    """NaN, as low, of fewer numbers than FEWEST."""
 
 
 def draw_counts(
@@ -69,7 +73,7 @@ def of_mean(values: np.ndarray, counts: np.ndarray) -> Interval:
 
 
 def _interval(values: np.ndarray, value: float, resampled: np.ndarray) -> Interval:
-    if len(values) < 2:
+    if len(values) < FEWEST:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))

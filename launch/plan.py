@@ -145,10 +145,14 @@ def read_flags() -> tuple[Plan, bool, str]:
     import jax
 
     typed = config_flags.typed()
+    if flags.FLAGS.device and not flags.FLAGS.forecast:
+        raise ValueError("--device: expected --forecast with it, for which it is; runs take the device that JAX finds")
     resume, preset = flags.FLAGS.resume, flags.FLAGS.preset
     if resume:
         if not flags.FLAGS.out:
             flags.FLAGS["out"].value = latest_out(flags.FLAGS.env)
+        if flags.FLAGS.trajs == config_flags.AUTO:  # what it came to is stored
+            typed -= {"trajs"}
         stored = read_stored(Path(flags.FLAGS.out))
         names = [name for name in stored if name not in WATCHING]
         wanted = {name: flags.FLAGS[name].value for name in stored}
@@ -239,5 +243,8 @@ def read_stored(out: Path) -> dict[str, Any]:
     """The flags of a stored run."""
     path = out / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"--resume: {path} is missing; expected a run begun by launch.train_offline in {out}")
+        raise FileNotFoundError(
+            f"--resume: {path} is missing: nothing has been trained in {out} yet; give the command without --resume, "
+            "which also goes on with data that are half collected"
+        )
     return json.loads(path.read_text())

@@ -45,6 +45,11 @@ def report(out: Path, trajs: Sequence[int] | None = None) -> str:
         FileNotFoundError: one of the first three files is not there.
         ValueError: a file does not hold what it should, or no chain has so many trajectories.
     """
+    if (out / "tasks.jsonl").is_file() and not (out / "results.jsonl").is_file():
+        raise ValueError(
+            f"{out} holds a run on a family of tasks, whose report.html launch.evaluate writes: give it "
+            f"--checkpoint {out} to play the tasks again"
+        )
     for name in ("results.jsonl", "config.json", "dataset.json"):
         if not (out / name).is_file():
             raise FileNotFoundError(f"{out / name} is missing: train or evaluate into {out} first")

@@ -171,12 +171,12 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
     updates = sorted({row["update"] for row in rows})
     last = [row for row in rows if row["update"] == updates[-1]][-1]
     own = {update: newest_chains(rows, "own", update) for update in updates}
-    # An evaluation killed before its control must not be set against the control of an older one.
-    controls = [row for row in rows if row["command"] == last["command"]]
-    others = {
-        protocol: newest_chains(controls, protocol, updates[-1]) for protocol in ("ranked", "none", "best", "worst")
+    # Of one evaluation: another's chains may have had other initial states, another target, another length.
+    of_command = [row for row in rows if row["command"] == last["command"]]
+    found = {
+        protocol: newest_chains(of_command, protocol, updates[-1])
+        for protocol in ("own", "ranked", "none", "best", "worst")
     }
-    found = {"own": own[updates[-1]]} | others
     chains = {protocol: part for protocol, part in found.items() if part}
     if not chains:
         raise ValueError(f"results.jsonl has no whole chain at update {updates[-1]}: evaluate again")

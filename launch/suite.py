@@ -7,7 +7,7 @@ environment with several data sets counts as several.
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure as Canvas
 
 from launch import labels
 from launch.cells import DEFAULTS, NOT_A_CELL
-from launch.intervals import Interval, draw_counts, of_interquartile_mean, performance_profile
+from launch.intervals import Interval, draw_counts, of_interquartile_mean, of_mean, performance_profile
 from launch.plan import WATCHING
 from launch.plots import GREY, INK, STYLE, png
 from launch.sections import Figure, Section, count, show
@@ -26,14 +26,14 @@ ENVIRONMENT = ("env", "dataset", "max_steps")
 """Flags in which a cell may differ from one environment to another."""
 STATISTICS = {"last": "last episode of a chain", "mean": "mean episode of a chain", "max": "best episode of a chain"}
 METHOD = (
-    "All environments: what a chain returned, as a share of the best episode in its environment's data, in percent. "
-    "An environment's number is the interquartile mean over seeds and chains. Over all it is the interquartile mean of "
+    "All environments: what a chain returned, as a share of the best episode in its environment's data, in percent. An "
+    "environment's number is the interquartile mean over seeds and chains. Over all it is the interquartile mean of "
     "the chains of all environments, given where a cell has them all; its interval keeps the environments as they are, "
-    "and draws seeds, and chains within seeds, in each (Agarwal et al., arXiv 2108.13264). The "
-    "plain mean stands beside it: an interquartile mean over few environments leaves out whole environments in which a "
-    "cell fails. Without a context the last "
-    "episode is one like all others, and the mean tells the same with less noise; the best of a chain rises with its "
-    "length for any policy that varies."
+    "and draws seeds, and chains within seeds, in each (Agarwal et al., arXiv 2108.13264). The plain mean stands "
+    "beside it: an interquartile mean over few environments leaves out whole environments in which a cell fails. Own - "
+    "none is what own episodes in context give above an empty context, chain by chain, in plain means. Without a "
+    "context the last episode is one like all others, and the mean tells the same with less noise; the best of a chain "
+    "rises with its length for any policy that varies."
 )
 _CAPTION = (
     "Interquartile means over all environments, with 95% intervals, and performance profiles: the share of chains of "
@@ -77,6 +77,7 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
     complete = {name: [line for line in lines if not math.isnan(line.total.value)] for name, lines in found.items()}
     highest = sorted(complete[statistic], key=lambda line: -line.total.value)[:1]
     plainest = sorted(complete[statistic], key=lambda line: -line.values.mean())[:1]
+    gained = compare(rows, statistic, gains=True)
     first = next(iter(found)) == statistic and complete[statistic]
     return Section(
         title=f"All environments, {STATISTICS[statistic]}",
@@ -86,8 +87,8 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
         headline=[f"Highest over all environments: {_name(line)}, {show(line.total, 100)}%." for line in highest]
         + [f"Highest by the plain mean: {_name(line)}, {100 * line.values.mean():.1f}%." for line in plainest],
         header=["cell", "context", *envs, "all", "all, plain mean"],
-        lines=[_cells(line, envs) for line in found[statistic]],
-        kinds=[line.protocol for line in found[statistic]],
+        lines=[_cells(line, envs) for line in found[statistic]] + [_cells(line, envs, sign=True) for line in gained],
+        kinds=[line.protocol for line in [*found[statistic], *gained]],
         figures={"suite": Figure(_draw(complete), _CAPTION)} if first else {},
         method=METHOD,
     )
@@ -104,16 +105,24 @@ def _data(row: Mapping[str, Any]) -> str:
     return f"{row['dataset']}, {steps} steps" if steps else row["dataset"]
 
 
-def compare(rows: Sequence[Mapping[str, Any]], statistic: str) -> list[Line]:
-    """A line for each cell that several environments have, and each protocol of it."""
+def compare(rows: Sequence[Mapping[str, Any]], statistic: str, gains: bool = False) -> list[Line]:
+    """A line for each cell that several environments have, and each protocol of it.
+
+    gains: instead, for each protocol with a context what it gives above an empty one, chain by chain.
+    """
     envs, shared = environments(rows), _shared(rows)
     lines = []
     for label, of_env in zip(_names(shared).labels(), shared, strict=True):
         for protocol in dict.fromkeys(name for row in of_env.values() for name in row["returns"]):
-            found = {
-                env: _shares(row, protocol, statistic) for env, row in of_env.items() if protocol in row["returns"]
-            }
-            lines.append(_line(label, protocol, found, len(set(envs))))
+            with_it = {env: row for env, row in of_env.items() if protocol in row["returns"]}
+            found = {env: _shares(row, protocol, statistic) for env, row in with_it.items()}
+            if not gains:
+                lines.append(_line(label, protocol, found, len(set(envs))))
+                continue
+            none = {env: _shares(row, "none", statistic) for env, row in with_it.items() if "none" in row["returns"]}
+            less = {env: found[env] - shares for env, shares in none.items() if found[env].shape == shares.shape}
+            if less and protocol != "none":
+                lines.append(_line(label, f"{protocol} - none", less, len(set(envs)), of_mean))
     return lines
 
 
@@ -129,16 +138,22 @@ def _names(shared: Sequence[Mapping[str, Mapping[str, Any]]]) -> labels.Names:
     return labels.name([next(iter(of_env.values())) for of_env in shared], ENVIRONMENT)
 
 
-def _line(label: str, protocol: str, shares: Mapping[str, np.ndarray], envs: int) -> Line:
+def _line(
+    label: str,
+    protocol: str,
+    shares: Mapping[str, np.ndarray],
+    envs: int,
+    estimate: Callable[[np.ndarray, np.ndarray], Interval] = of_interquartile_mean,
+) -> Line:
     """shares: of each environment [S, C]; of all, the seeds and chains that each has are taken together."""
     seeds, chains = np.min([matrix.shape for matrix in shares.values()], axis=0)
     by_env = {}
     for env, matrix in shares.items():
-        by_env[env] = of_interquartile_mean(matrix, draw_counts(len(matrix), matrix.shape[1], np.random.default_rng(0)))
+        by_env[env] = estimate(matrix, draw_counts(len(matrix), matrix.shape[1], np.random.default_rng(0)))
     rng = np.random.default_rng(0)
     counts = np.concatenate([draw_counts(seeds, chains, rng) for _ in shares], axis=1)
     values = np.stack([matrix[:seeds, :chains] for matrix in shares.values()]).ravel()
-    total = of_interquartile_mean(values, counts) if len(shares) == envs else _UNKNOWN
+    total = estimate(values, counts) if len(shares) == envs else _UNKNOWN
     return Line(label, protocol, by_env, values, counts, total)
 
 
@@ -156,10 +171,10 @@ def _identity(flags: Mapping[str, Any]) -> str:
     return json.dumps({k: v for k, v in flags.items() if k not in apart and v != DEFAULTS.get(k)}, sort_keys=True)
 
 
-def _cells(line: Line, envs: Sequence[str]) -> list[str]:
+def _cells(line: Line, envs: Sequence[str], sign: bool = False) -> list[str]:
     shown = [*(line.by_env.get(env, _UNKNOWN) for env in envs), line.total]
-    plain = "" if math.isnan(line.total.value) else f"{100 * line.values.mean():.0f}"
-    return [line.label, line.protocol, *(show(interval, 100, digits=0) for interval in shown), plain]
+    plain = "" if math.isnan(line.total.value) else f"{100 * line.values.mean():{'+' if sign else ''}.0f}"
+    return [line.label, line.protocol, *(show(interval, 100, digits=0, sign=sign) for interval in shown), plain]
 
 
 def _name(line: Line) -> str:

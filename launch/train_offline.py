@@ -79,21 +79,23 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
     data_dir = Path(plan.run.data_dir)
     name = catalog.choose(size, plan.run.dataset, data_dir)
     collects = size.simulator == "dm_control" and not plan.run.dataset
-    if collects and (name is None or half_collected(data_dir / size.domain / name, plan)):
-        name = "td3"
-        if round(plan.run.episodes * (1 - plan.run.heldout)) < plan.model.context:
+    begun = catalog.unfinished(data_dir / size.domain / name) if collects and name else {}
+    goes_on = begun.items() >= {"env": size.name, "agent": "td3"}.items()
+    if collects and (name is None or goes_on):
+        name, episodes, seed = "td3", begun.get("episodes", plan.run.episodes), begun.get("seed", plan.run.seed)
+        if round(episodes * (1 - plan.run.heldout)) < plan.model.context:
             raise ValueError(
                 f"--episodes: expected enough to train on chains of --trajs {plan.model.context} with --heldout "
-                f"{plan.run.heldout}, got {plan.run.episodes}"
+                f"{plan.run.heldout}, got {episodes}"
             )
         print(
-            f"No whole data set of {size.domain} under {data_dir}: collecting {plan.run.episodes} episodes of "
+            f"No whole data set of {size.domain} under {data_dir}: collecting {episodes} episodes of "
             f"{size.name} with a td3 agent into {data_dir / size.domain / name}.",
             flush=True,
         )
         from launch.collect import collect
 
-        collect(size.name, "td3", plan.run.episodes, plan.run.seed, data_dir, name)
+        collect(size.name, "td3", episodes, seed, data_dir, name)
     if name is None:
         raise ValueError(f"--dataset: expected one for {size.name}, such as minari/<id>; launch.datasets lists them")
     return catalog.load(
@@ -104,16 +106,6 @@ def load_dataset(plan: Plan, size: envs.Spec) -> Any:
         workers=workers.cores(),
         max_steps=plan.run.max_steps,
     )
-
-
-def half_collected(folder: Path, plan: Plan) -> bool:
-    """Whether a run as this one began to collect the data set and was stopped."""
-    from data import catalog, exorl
-
-    path = folder / catalog.ORIGIN
-    origin = json.loads(path.read_text()) if path.is_file() else {}
-    mine = {"env": plan.run.env, "agent": "td3", "seed": plan.run.seed}.items() <= origin.items()
-    return mine and len(exorl.episode_files(folder / "buffer")) < plan.run.episodes
 
 
 def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) -> str:
@@ -153,9 +145,22 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
     if not plain and training.phases:
         last = training.phases[-1]
         lines.append(forecast.measured(plan, envs.spec(plan.run.env), last.bytes, last.seconds))
+        if note := short_windows(plan, envs.spec(plan.run.env).episode_length):
+            lines.append(f"note     {note}")
     rows = "tasks.jsonl" if find_family(plan.run.env) else "results.jsonl"
     lines.append(f"writes   {out}: checkpoints, metrics.csv, tensorboard, {rows}, report.html")
     return "\n".join(lines)
+
+
+def short_windows(plan: Plan, episode_length: int) -> str:
+    """A warning where rollouts show more of the running episode than training ever did."""
+    trained, played = (of or episode_length for of in (plan.run.crop, plan.model.window))
+    if trained >= played:
+        return ""
+    return (
+        f"trained on {trained} steps of the last trajectory at most (--crop), played with {played} (--window): what is "
+        "further back than that has never been seen"
+    )
 
 
 def shown_flags(plan: Plan) -> dict[str, Any]:

@@ -329,6 +329,15 @@ def test_seeds_of_other_data_are_not_put_into_one_row(swept, driver, tmp_path):
     assert list(out.glob("*/seed-2/done.json"))  # what was run is there
 
 
+def test_rows_of_another_default_are_not_taken_for_the_cell(swept, driver, tmp_path):
+    (out := tmp_path / "out").mkdir()
+    row = read_stored_rows(swept[0] / "ablation.jsonl")[0]
+    (out / "ablation.jsonl").write_text(json.dumps(row | {"flags": row["flags"] | {"dropout": 0.75}}) + "\n")
+    code, _, stderr = finish(driver(out, "--trajs=2", "--seeds=2"))
+    assert code == 1 and f"cell {row['key']}: --dropout: expected 0.75 as in the stored run" in stderr, stderr
+    assert "move its row away" in stderr
+
+
 def test_a_killed_sweep_goes_on_and_runs_nothing_twice(swept, driver, tmp_path):
     out, words = tmp_path / "out", ("--trajs=2,3", "--relabel=true,false", "--seeds=2")
     process = driver(out, *words, seconds=60)

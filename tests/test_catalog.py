@@ -126,6 +126,19 @@ def test_the_versions_that_made_data_are_told_from_those_there_are(tmp_path):
     assert catalog.differences(made_with, {"mujoco": "3.1"}) == ["dm_control 1, here none"]
 
 
+def test_data_that_are_half_collected_are_not_trained_on(tmp_path):
+    add(tmp_path, "walker", "td3", [1, 2])
+    origin = tmp_path / "walker" / "td3" / "collect.json"
+    origin.write_text(json.dumps({"env": "walker_run", "agent": "td3", "seed": 4, "episodes": 3}))
+    with pytest.raises(
+        ValueError, match=r"td3: expected 3 episodes, got 2, .* --agent td3 --seed 4 .* --episodes 3, or"
+    ):
+        load(tmp_path)
+    assert catalog.unfinished(origin.parent)["seed"] == 4
+    origin.write_text(json.dumps({"episodes": 2}))
+    assert not catalog.unfinished(origin.parent) and len(load(tmp_path).trajectories) == 2
+
+
 def hop(length, reward, terminated):
     rng = np.random.default_rng(length)
     return Episode(
@@ -164,6 +177,10 @@ def test_a_minari_set_is_read_by_its_name_and_an_absent_one_listed_among_those_t
     trajectories, card = catalog.load(plain, "minari/made/hopper-v0", tmp_path, reward_fn=None, workers=1)
     assert [trajectory.total for trajectory in trajectories] == [5.0, 6.0, 500.0]
     assert card.made_with == {"mujoco": "3.1"}
+    assert catalog.load(envs.spec("Hopper-v5"), "minari/made/hopper-v0", tmp_path, reward_fn=None, workers=1)
+    other = plain._replace(env_id="Walker2d-v4")  # of another body, though its sizes were the same
+    with pytest.raises(ValueError, match="made/hopper-v0: recorded in Hopper-v4, expected Walker2d-v4"):
+        catalog.load(other, "minari/made/hopper-v0", tmp_path, reward_fn=None, workers=1)
     assert catalog.episodes(plain, "minari/made/hopper-v0", tmp_path) == 3
     assert catalog.episodes(plain, "minari/made/none-v0", tmp_path) == 0
     with pytest.raises(FileNotFoundError, match=r"made/none-v0: no data set.*Minari sets on disk: made/hopper-v0"):

@@ -214,6 +214,7 @@ def test_two_processes_do_not_write_into_one_file(server, tmp_path):
         download._lock(file, tmp_path / "part")
         with pytest.raises(OSError, match=r"another process is downloading it: .*part"):
             get(server, tmp_path)
+        assert (tmp_path / "part").exists(), "it is the other's"
     assert not server.requests
 
 

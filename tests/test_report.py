@@ -106,6 +106,9 @@ def test_a_control_of_an_older_command_is_no_control():
     rows += [row | {"command": "python -m launch.evaluate"} for row in rows_of([[5, 6]])]
     result = newest_result(rows, np.array([4.0]), trajs=None)
     assert list(result.chains) == ["own"] and result.gain is None
+    rows += [row | {"command": "again", "target_return": 3.0} for row in rows_of([[1, 1]], "none")]
+    result = newest_result(rows, np.array([4.0]), trajs=None)
+    assert list(result.chains) == ["none"] and result.gain is None
 
 
 def test_a_chain_that_a_kill_cut_short_is_left_out_with_a_warning():

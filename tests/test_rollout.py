@@ -1,4 +1,5 @@
 import functools
+import pickle
 
 import gymnasium
 import numpy as np
@@ -101,6 +102,34 @@ def test_episodes_that_end_early_wait_and_earn_nothing_meanwhile(processes):
     assert (lengths[:2] != lengths[1:]).any(), "chains must differ in length"
     np.testing.assert_array_equal(outcome.lengths, lengths)
     np.testing.assert_array_equal(outcome.returns, lengths * (SEEDS + np.arange(4)))
+
+
+class Unspeakable(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+class Breaking(Remembering):
+    def act(self, observations):
+        raise Unspeakable("one", "two")
+
+
+def test_a_fault_that_no_queue_can_carry_comes_back_in_words():
+    with pytest.raises(TypeError):
+        pickle.loads(pickle.dumps(Unspeakable("one", "two")))
+    with pytest.raises(RuntimeError, match="Unspeakable: one and two"):
+        play_chains(Counting, Breaking, processes=2, **SHARED)
+
+
+def test_policies_are_told_the_numbers_of_their_chains():
+    told = []
+
+    def make(chains):
+        told.extend(chains)
+        return Remembering(chains)
+
+    play_chains(Counting, make, processes=1, **SHARED)
+    assert told == [0, 1, 2]
 
 
 class Failing(Remembering):
