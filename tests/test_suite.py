@@ -48,13 +48,13 @@ def test_cells_are_matched_by_their_flags_but_for_environment_and_data():
 def test_what_own_episodes_give_is_told_chain_by_chain():
     rows = [
         cell | {"returns": {"own": [[[0.0, value + gain] for value in (10.0, 20.0, 30.0, 40.0)]], **cell["returns"]}}
-        for cell, gain in ((ROWS[0], 5.0), (row("walker_run", "at", [10.0, 20.0, 30.0, 40.0], best=200.0), -20.0))
+        for cell, gain in ((ROWS[0], 6.0), (row("walker_run", "at", [10.0, 20.0, 30.0, 40.0], best=200.0), -20.0))
     ]
     (gain,) = suite.compare(rows, "last", gains=True)
     assert gain.protocol == "own - none"
-    assert [interval.value for interval in gain.by_env.values()] == pytest.approx([0.05, -0.1])
-    assert gain.total.value == pytest.approx(-0.025)
-    assert suite.make_sections(rows)[0].lines[-1][1:5] == ["own - none", "+5 [+5, +5]", "-10 [-10, -10]", "-2 [-2, -2]"]
+    assert [interval.value for interval in gain.by_env.values()] == pytest.approx([0.06, -0.1])
+    assert gain.total.value == pytest.approx(-0.02)
+    assert suite.make_sections(rows)[0].lines[-1][1:5] == ["own - none", "+6 [+6, +6]", "-10 [-10, -10]", "-2 [-2, -2]"]
 
 
 def test_a_cell_that_an_environment_lacks_has_no_number_over_all():
