@@ -157,6 +157,8 @@ def test_evaluate_plays_a_checkpoint(unbroken):
         (["--env=cartpole_swingup", "--prompt=own,none,ranked", "--keep=0"], "no ranked where whole trajectories"),
         (["--env=walker_speed", "--prompt=own,none,best"], "walker_speed has protocols of its own"),
         (["--env=cartpole_swingup", "--accumulate=3"], "--accumulate: expected a divisor of --rows 4, got 3"),
+        (["--env=cartpole_swingup", "--device=h100"], "--device: expected --forecast with it"),
+        (["--env=cartpole_swingup", "--resume"], "nothing has been trained in"),
     ],
 )
 def test_a_mistake_gets_one_line_and_a_non_zero_exit(data_dir, tmp_path, flags, message):
