@@ -1,5 +1,6 @@
 """Acting step by step from the cache equals one forward pass over the finished chain, whatever the context rule."""
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from agent.policy import CachedPolicy
 from data.chain import Attempt, ChainRules, cut_past
 from data.scaling import Scaling
 from data.trajectory import Batch, Trajectory
+from envs import rollout
 
 O, A, T, CHAINS, EPISODES, TARGET = 3, 2, 12, 2, 5, 9.0
 SCALING = Scaling(np.array([0.1, 0.2, -0.3], np.float32), np.array([1, 2, 0.5], np.float32), 9.0, 0.75)
@@ -126,6 +128,62 @@ def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(
     for e, c, parts in chains_as_trained(played, keep if trajs > 1 else 0, rules):
         length = sum(len(part.timesteps) for part in parts)
         predicted = np.asarray(predict(as_batch(parts)))[0, length - lengths[e, c] : length]
+        np.testing.assert_allclose(played[e][c][1], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
+
+
+class World(gymnasium.Env):
+    """Observations and rewards at random, from the seed of the initial state."""
+
+    def reset(self, *, seed=None, options=None):
+        self.rng, self.t = np.random.default_rng(seed), 0
+        return self.rng.normal(size=O).astype(np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        reward = float(np.float32(self.rng.uniform(0, 1.5)))
+        return self.rng.normal(size=O).astype(np.float32), reward, False, self.t == T, {}
+
+
+class Recorded:
+    """A policy, and what it was shown and did: [episodes] of lists of steps."""
+
+    def __init__(self, policy):
+        self.policy, self.episodes, self.reset = policy, [], policy.reset
+
+    def begin(self, target_return):
+        self.episodes.append([])
+        self.policy.begin(target_return)
+
+    def act(self, observations):
+        self.seen = observations.copy(), self.policy.act(observations)
+        return self.seen[1]
+
+    def observe(self, rewards, last):
+        self.episodes[-1].append((*self.seen, rewards))
+        self.policy.observe(rewards, last)
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+def test_a_rollout_shows_the_network_what_training_shows(keep):
+    config = ModelConfig(tokens="fused", layers=2, width=16, heads=2, window=5, trajs=EPISODES, attention="vanilla")
+    weights = transformer.init_weights(jax.random.key(1), config, O, A)
+    weights = weights._replace(tokens=weights.tokens._replace(completion=COMPLETION), head=10 * weights.head)
+    shared = {"keep": keep, "episode_length": T, "seed": 0}
+    made = []
+
+    def make(chains):
+        made.append(Recorded(CachedPolicy(weights, config, SCALING, RULES, chains=chains, **shared)))
+        return made[-1]
+
+    asked = {"chains": CHAINS, "episodes": EPISODES, "target_return": TARGET, "seed": 3, "processes": 1}
+    outcome = rollout.play(World, make, context=True, **asked)
+    arrays = [[np.stack(each, 1) for each in zip(*steps, strict=True)] for steps in made[0].episodes]
+    played = [[[each[c] for each in of_episode] for c in range(CHAINS)] for of_episode in arrays]
+    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    for e, c, parts in chains_as_trained(played, keep, RULES):
+        assert outcome.returns[c, e] == pytest.approx(played[e][c][2].sum())
+        length = sum(len(part.timesteps) for part in parts)
+        predicted = np.asarray(predict(as_batch(parts)))[0, length - T : length]
         np.testing.assert_allclose(played[e][c][1], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
 
 
