@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from data.chain import ChainRules
 from data.segments import SegmentRules
 from envs.dmc import ControlSuite
 from envs.family import find
-from launch import collect, commands, families, family_evaluation, train_offline, video, workers
+from launch import collect, commands, evaluate, families, family_evaluation, train_offline, video, workers
 from launch.checkpoint import Checkpoints
 from launch.plan import Plan, RunConfig
 
@@ -158,3 +159,10 @@ def film(out, lane, monkeypatch):
 def test_shapes_that_no_chain_of_segments_has_are_refused(data_dir):
     with pytest.raises(ValueError, match="--keep: expected 4 for a family of tasks, got 5"):
         plan(data_dir, keep=5).check()
+
+
+def test_the_return_of_an_episode_that_is_asked_for_becomes_the_rate_of_its_steps(monkeypatch):
+    monkeypatch.setattr(family_evaluation, "evaluate", lambda *_, ask, **__: ask)
+    meta = SimpleNamespace(env=FAMILY.name)
+    assert evaluate.evaluate(Path(), None, meta, 1, chains=1, target_return=30.0) == 30.0 / LENGTH
+    assert evaluate.evaluate(Path(), None, meta, 1, chains=1) is None
