@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
+from data.chain import ChainRules
 from launch.cells import differing
 from launch.plan import METHOD_NAMES, WATCHING
 
+RULES = tuple(rule.name for rule in fields(ChainRules))
 BASE = "base"
 """A cell in which nothing is but what most cells have."""
 
@@ -27,19 +30,28 @@ class Names(NamedTuple):
 def name(rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = ()) -> Names:
     """Rows of cells -> their names, from the flags that were typed for some and in which they differ.
 
-    What more than half of the cells have is left out, and so is how much was played, where that tells no cells apart.
-    apart: flags that do not count.
+    What more than half of the cells have is left out, so are the rules of chains where a method has no chains, and how
+    much was played, where that tells no cells apart. apart: flags that do not count.
     """
     typed = [{flag: value for flag, value in row["typed"].items() if flag not in apart} for row in rows]
-    found = differing([(of_row, row["flags"]) for of_row, row in zip(typed, rows, strict=True)])
+    differ = differing([(of_row, row["flags"]) for of_row, row in zip(typed, rows, strict=True)])
+    found = [
+        {flag: word for flag, word in of_cell.items() if flag not in RULES or row["flags"].get("method", "at") == "at"}
+        for of_cell, row in zip(differ, rows, strict=True)
+    ]
     for watching in WATCHING:
         fewer = [{flag: word for flag, word in of_cell.items() if flag != watching} for of_cell in found]
         if _different(fewer) == _different(found):
             found = fewer
-    order = sorted(found[0] if found else (), key=lambda flag: flag != "method")
-    counted = [Counter(of_cell[flag] for of_cell in found).most_common(1)[0] for flag in order if flag != "method"]
-    common = [word for word, times in counted if 2 * times > len(found)]
-    words = [{flag: _said(flag, of_cell[flag]) for flag in order if of_cell[flag] not in common} for of_cell in found]
+    order = sorted(differ[0] if differ else (), key=lambda flag: flag != "method")
+    common = []
+    for flag in order:
+        said = Counter(of_cell[flag] for of_cell in found if flag in of_cell)
+        common += [word for word, times in said.items() if flag != "method" and 2 * times > said.total()]
+    words = [
+        {flag: _said(flag, of_cell[flag]) for flag in order if flag in of_cell and of_cell[flag] not in common}
+        for of_cell in found
+    ]
     return Names(words, " ".join(common))
 
 

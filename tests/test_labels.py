@@ -28,3 +28,8 @@ def test_a_grid_is_said_in_full():
 def test_how_much_was_played_is_said_only_where_it_tells_cells_apart():
     assert names({"trajs": 1, "chains": 32}, {"trajs": 4, "chains": 8}).labels() == ["trajs=1", "trajs=4"]
     assert names({"chains": 32}, {"chains": 8}).labels() == ["chains=32", "chains=8"]
+
+
+def test_rules_of_chains_are_those_of_methods_that_have_chains():
+    found = names({"method": "bc"}, {"method": "dt"}, {"loss": "all"}, {"loss": "last"}, loss="last")
+    assert found.labels() == ["BC", "DT", "AT loss=all", "AT loss=last"] and not found.common
