@@ -60,16 +60,24 @@ def _interquartile_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return kept @ values[order] / (size - 2 * cut)
 
 
-def of_interquartile_mean(values: np.ndarray, counts: np.ndarray) -> Interval:
-    """[S, C] or [n], [R, n] -> the interquartile mean and its interval."""
+def of_interquartile_mean(values: np.ndarray, counts: np.ndarray, weights: np.ndarray | None = None) -> Interval:
+    """[S, C] or [n], [R, n] -> the interquartile mean and its interval.
+
+    weights: [n] int, how often each value counts in the sample, as `counts` has it of the resamples; None is once.
+    """
     values = np.ravel(values)
-    return _interval(values, interquartile_mean(values), _interquartile_means(values, counts))
+    (value,) = _interquartile_means(values, _once(values, weights)[None])
+    return _interval(values, float(value), _interquartile_means(values, counts))
 
 
-def of_mean(values: np.ndarray, counts: np.ndarray) -> Interval:
-    """[S, C] or [n], [R, n] -> the mean and its interval: for shares, and for differences that falls decide."""
-    values = np.ravel(values)
-    return _interval(values, float(values.mean()), counts @ values / len(values))
+def of_mean(values: np.ndarray, counts: np.ndarray, weights: np.ndarray | None = None) -> Interval:
+    """The same of the mean: for shares, and for differences that falls decide."""
+    values, weights = np.ravel(values), _once(np.ravel(values), weights)
+    return _interval(values, float(weights @ values / weights.sum()), counts @ values / counts[0].sum())
+
+
+def _once(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    return np.ones(len(values), np.int64) if weights is None else weights
 
 
 def _interval(values: np.ndarray, value: float, resampled: np.ndarray) -> Interval:
@@ -79,12 +87,14 @@ def _interval(values: np.ndarray, value: float, resampled: np.ndarray) -> Interv
     return Interval(value, float(low), float(high))
 
 
-def performance_profile(values: np.ndarray, counts: np.ndarray, above: np.ndarray) -> np.ndarray:
+def performance_profile(
+    values: np.ndarray, counts: np.ndarray, above: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """[S, C] or [n], [R, n], thresholds [T] -> [3, T]: the share of values above each, and its pointwise interval."""
-    over = (np.ravel(values)[:, None] > above).astype(float)
-    resampled = counts @ over / len(over)
+    over, weights = (np.ravel(values)[:, None] > above).astype(float), _once(np.ravel(values), weights)
+    resampled = counts @ over / counts[0].sum()
     ends = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return np.concatenate([over.mean(axis=0)[None], ends])
+    return np.concatenate([(weights @ over / weights.sum())[None], ends])
 
 
 def paired_difference(

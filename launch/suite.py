@@ -53,11 +53,18 @@ class Line(NamedTuple):
     by_env: dict[str, Interval]
     """A statistic as a share of the best episode in the data, where the cell was measured."""
     values: np.ndarray
-    """[n]: that of every chain of every environment; as many of each environment."""
+    """[n]: that of every chain of every seed and environment."""
+    weights: np.ndarray
+    """[n] int: how often each counts, so that environments count the same, however many chains they have."""
     counts: np.ndarray
     """[R, n]: the resamples that the intervals over all are from."""
     total: Interval
     """Over all environments; NaN where one is missing."""
+
+    @property
+    def plain(self) -> float:
+        """The mean over environments."""
+        return float(self.weights @ self.values / self.weights.sum())
 
 
 def make_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
@@ -76,7 +83,7 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
     chains = [count for row in rows for count in row["chains"].values()]
     complete = {name: [line for line in lines if not math.isnan(line.total.value)] for name, lines in found.items()}
     highest = sorted(complete[statistic], key=lambda line: -line.total.value)[:1]
-    plainest = sorted(complete[statistic], key=lambda line: -line.values.mean())[:1]
+    plainest = sorted(complete[statistic], key=lambda line: -line.plain)[:1]
     gained = compare(rows, statistic, gains=True)
     first = next(iter(found)) == statistic and complete[statistic]
     return Section(
@@ -85,7 +92,7 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
         about=f"{STATISTICS[statistic]}, % of the best episode in the data; {len(envs)} environments, "
         f"{count(seeds, 'training seed')} x {count(chains, 'chain')}{labels.aside(_names(_shared(rows)).common)}",
         headline=[f"Highest over all environments: {_name(line)}, {show(line.total, 100)}%." for line in highest]
-        + [f"Highest by the plain mean: {_name(line)}, {100 * line.values.mean():.1f}%." for line in plainest],
+        + [f"Highest by the plain mean: {_name(line)}, {100 * line.plain:.1f}%." for line in plainest],
         header=["cell", "context", *envs, "all", "all, plain mean"],
         lines=[_cells(line, envs) for line in found[statistic]] + [_cells(line, envs, sign=True) for line in gained],
         kinds=[line.protocol for line in [*found[statistic], *gained]],
@@ -143,18 +150,20 @@ def _line(
     protocol: str,
     shares: Mapping[str, np.ndarray],
     envs: int,
-    estimate: Callable[[np.ndarray, np.ndarray], Interval] = of_interquartile_mean,
+    estimate: Callable[..., Interval] = of_interquartile_mean,
 ) -> Line:
-    """shares: of each environment [S, C]; of all, the seeds and chains that each has are taken together."""
-    seeds, chains = np.min([matrix.shape for matrix in shares.values()], axis=0)
+    """shares: of each environment [S, C]."""
     by_env = {}
     for env, matrix in shares.items():
         by_env[env] = estimate(matrix, draw_counts(len(matrix), matrix.shape[1], np.random.default_rng(0)))
     rng = np.random.default_rng(0)
-    counts = np.concatenate([draw_counts(seeds, chains, rng) for _ in shares], axis=1)
-    values = np.stack([matrix[:seeds, :chains] for matrix in shares.values()]).ravel()
-    total = estimate(values, counts) if len(shares) == envs else _UNKNOWN
-    return Line(label, protocol, by_env, values, counts, total)
+    whole = math.lcm(*(matrix.size for matrix in shares.values()))
+    drawn = [draw_counts(len(of), of.shape[1], rng) * (whole // of.size) for of in shares.values()]
+    counts = np.concatenate(drawn, axis=1)
+    values = np.concatenate([matrix.ravel() for matrix in shares.values()])
+    weights = np.concatenate([np.full(matrix.size, whole // matrix.size) for matrix in shares.values()])
+    total = estimate(values, counts, weights) if len(shares) == envs else _UNKNOWN
+    return Line(label, protocol, by_env, values, weights, counts, total)
 
 
 def _shares(row: Mapping[str, Any], protocol: str, statistic: str) -> np.ndarray:
@@ -173,7 +182,7 @@ def _identity(flags: Mapping[str, Any]) -> str:
 
 def _cells(line: Line, envs: Sequence[str], sign: bool = False) -> list[str]:
     shown = [*(line.by_env.get(env, _UNKNOWN) for env in envs), line.total]
-    plain = "" if math.isnan(line.total.value) else f"{100 * line.values.mean():{'+' if sign else ''}.0f}"
+    plain = "" if math.isnan(line.total.value) else f"{100 * line.plain:{'+' if sign else ''}.0f}"
     return [line.label, line.protocol, *(show(interval, 100, digits=0, sign=sign) for interval in shown), plain]
 
 
@@ -208,7 +217,7 @@ def _draw(lines: Mapping[str, Sequence[Line]]) -> bytes:
 def _draw_profiles(axes: Axes, lines: Sequence[Line], colours: Mapping[str, str], dashes: Mapping[str, str]) -> None:
     above = np.linspace(0, max(1.05, *(line.values.max() for line in lines)), 101)
     for line in lines:
-        share, low, high = performance_profile(line.values, line.counts, above)
+        share, low, high = performance_profile(line.values, line.counts, above, line.weights)
         axes.fill_between(100 * above, low, high, color=colours[line.label], alpha=0.1, linewidth=0)
         axes.plot(100 * above, share, color=colours[line.label], linestyle=dashes[line.protocol])
     axes.set(title="Chains whose mean is above x", ylim=(0, 1.02))

@@ -79,3 +79,11 @@ def test_one_environment_is_no_suite_and_no_best_gives_no_shares():
     assert suite.make_sections(ROWS[:2]) == []
     assert suite.make_sections([*ROWS[:2], row("cartpole_swingup_sparse", "at", [0.0], best=0.0)]) == []
     assert suite.make_sections([row("walker_walk", "at", [1.0]), row("walker_run", "bc", [1.0])]) == []
+
+
+def test_environments_count_the_same_however_many_chains_they_have():
+    more = row("walker_walk", "at", [10.0] * 8)
+    (line,) = suite.compare([more, row("walker_run", "at", [100.0] * 4)], "last")
+    assert line.weights.tolist() == [1] * 8 + [2] * 4 and np.all(line.counts.sum(axis=1) == 16)
+    assert line.plain == pytest.approx(0.55)
+    assert line.total.value == pytest.approx(0.55)  # of eight 10 and eight 100, without four at each end
