@@ -6,10 +6,10 @@ help. On an accelerator one process plays them all.
 
 import multiprocessing
 import os
-import pickle
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
@@ -200,7 +200,7 @@ def _work(messages: Any, number: int, job: Job) -> None:
 def _picklable(error: Exception) -> Exception:
     """The same, or its words where it could not reach the parent, which would wait for ever."""
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))  # as queues send it
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
