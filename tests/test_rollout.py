@@ -1,5 +1,5 @@
 import functools
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import gymnasium
 import numpy as np
@@ -116,7 +116,7 @@ class Breaking(Remembering):
 
 def test_a_fault_that_no_queue_can_carry_comes_back_in_words():
     with pytest.raises(TypeError):
-        pickle.loads(pickle.dumps(Unspeakable("one", "two")))
+        ForkingPickler.loads(ForkingPickler.dumps(Unspeakable("one", "two")))
     with pytest.raises(RuntimeError, match="Unspeakable: one and two"):
         play_chains(Counting, Breaking, processes=2, **SHARED)
 
