@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from launch.comparison import Comparison, Measured
 from launch.intervals import Interval, of_interquartile_mean, performance_profile
+from launch.labels import BASE
 from launch.plots import GREY, INK, STYLE, png
 from launch.statistics import powers_of_two
 
@@ -209,8 +210,9 @@ def _set_x(row: Sequence[Axes], shown: Sequence[Series], logarithmic: bool) -> N
 
 def _explain(axes: Axes, shown: Sequence[Series], names: Sequence[str]) -> None:
     """At the right: the colours of the cells, and the dashes of the protocols."""
+    several = len({label for label, *_ in shown}) > 1
     for label, colour in dict.fromkeys((label, colour) for label, colour, *_ in shown):
-        axes.plot([], [], color=colour, label=_wrapped(label) or "all cells")
+        axes.plot([], [], color=colour, label=_wrapped(label) or (BASE if several else "all cells"))
     for name, dashes in zip(names, itertools.cycle(_DASHES), strict=False):
         axes.plot([], [], color=INK, linestyle=dashes, linewidth=1.5, label=f"context: {name}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=8.5, frameon=False)

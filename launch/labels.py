@@ -30,15 +30,17 @@ class Names(NamedTuple):
 def name(rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = ()) -> Names:
     """Rows of cells -> their names, from the flags that were typed for some and in which they differ.
 
-    What more than half of the cells have is left out, so are the rules of chains where a method has no chains, and how
+    What more than half of the cells have is left out, so are the rules of chains where there are none, and how
     much was played, where that tells no cells apart. apart: flags that do not count.
     """
     typed = [{flag: value for flag, value in row["typed"].items() if flag not in apart} for row in rows]
     differ = differing([(of_row, row["flags"]) for of_row, row in zip(typed, rows, strict=True)])
     found = [
-        {flag: word for flag, word in of_cell.items() if flag not in RULES or row["flags"].get("method", "at") == "at"}
+        {flag: word for flag, word in of_cell.items() if flag not in RULES or _has_chains(row["flags"])}
         for of_cell, row in zip(differ, rows, strict=True)
     ]
+    if _different(found) < _different(differ):
+        found = differ
     for watching in WATCHING:
         fewer = [{flag: word for flag, word in of_cell.items() if flag != watching} for of_cell in found]
         if _different(fewer) == _different(found):
@@ -58,6 +60,11 @@ def name(rows: Sequence[Mapping[str, Any]], apart: Sequence[str] = ()) -> Names:
 def aside(common: str) -> str:
     """What most cells have, to stand behind other facts; nothing where that is nothing."""
     return f"; where nothing else is said: {common}" if common else ""
+
+
+def _has_chains(flags: Mapping[str, Any]) -> bool:
+    """Whether rules of chains change anything: a chain of one trajectory has but its last."""
+    return flags.get("method", "at") == "at" and flags.get("trajs", 2) > 1
 
 
 def _said(flag: str, word: str) -> str:

@@ -33,3 +33,5 @@ def test_how_much_was_played_is_said_only_where_it_tells_cells_apart():
 def test_rules_of_chains_are_those_of_methods_that_have_chains():
     found = names({"method": "bc"}, {"method": "dt"}, {"loss": "all"}, {"loss": "last"}, loss="last")
     assert found.labels() == ["BC", "DT", "AT loss=all", "AT loss=last"] and not found.common
+    found = names({"trajs": 1, "loss": "last"}, {"trajs": 4, "loss": "all"}, {"trajs": 8, "loss": "all"})
+    assert found.labels() == ["trajs=1", "trajs=4", "trajs=8"] and found.common == "loss=all"
