@@ -45,11 +45,6 @@ def _even(n: int) -> np.ndarray:
     return np.full(n, 1 / n)
 
 
-def interquartile_mean(values: np.ndarray) -> float:
-    """[n] -> the mean without the lowest and the highest floor(n / 4), as scipy's trim_mean(values, 0.25)."""
-    return float(_interquartile_means(values, np.ones((1, len(values)), np.int64))[0])
-
-
 def _interquartile_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """[n], [R, n] -> [R]: of samples that hold value i counts[r, i] times; every row of counts has the same sum."""
     order = np.argsort(values, kind="stable")
@@ -61,7 +56,8 @@ def _interquartile_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def of_interquartile_mean(values: np.ndarray, counts: np.ndarray, weights: np.ndarray | None = None) -> Interval:
-    """[S, C] or [n], [R, n] -> the interquartile mean and its interval.
+    """[S, C] or [n], [R, n] -> the mean without the lowest and the highest floor(n / 4), as scipy's trim_mean(values,
+    0.25), and its interval.
 
     weights: [n] int, how often each value counts in the sample, as `counts` has it of the resamples; None is once.
     """

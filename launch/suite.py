@@ -84,7 +84,7 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
     complete = {name: [line for line in lines if not math.isnan(line.total.value)] for name, lines in found.items()}
     highest = sorted(complete[statistic], key=lambda line: -line.total.value)[:1]
     plainest = sorted(complete[statistic], key=lambda line: -line.plain)[:1]
-    gained = compare(rows, statistic, gains=True)
+    gained = gains(rows, statistic)
     first = next(iter(found)) == statistic and complete[statistic]
     return Section(
         title=f"All environments, {STATISTICS[statistic]}",
@@ -112,25 +112,37 @@ def _data(row: Mapping[str, Any]) -> str:
     return f"{row['dataset']}, {steps} steps" if steps else row["dataset"]
 
 
-def compare(rows: Sequence[Mapping[str, Any]], statistic: str, gains: bool = False) -> list[Line]:
-    """A line for each cell that several environments have, and each protocol of it.
+def compare(rows: Sequence[Mapping[str, Any]], statistic: str) -> list[Line]:
+    """A line for each cell that several environments have, and each protocol of it."""
+    envs, shared = len(set(environments(rows))), _shared(rows)
+    return [
+        _line(label, protocol, _by_env(of_env, protocol, statistic), envs)
+        for label, of_env in zip(_names(shared).labels(), shared, strict=True)
+        for protocol in _protocols(of_env)
+    ]
 
-    gains: instead, for each protocol with a context what it gives above an empty one, chain by chain.
-    """
-    envs, shared = environments(rows), _shared(rows)
+
+def gains(rows: Sequence[Mapping[str, Any]], statistic: str) -> list[Line]:
+    """The same of what each protocol with a context gives above an empty one, chain by chain."""
+    envs, shared = len(set(environments(rows))), _shared(rows)
     lines = []
     for label, of_env in zip(_names(shared).labels(), shared, strict=True):
-        for protocol in dict.fromkeys(name for row in of_env.values() for name in row["returns"]):
-            with_it = {env: row for env, row in of_env.items() if protocol in row["returns"]}
-            found = {env: _shares(row, protocol, statistic) for env, row in with_it.items()}
-            if not gains:
-                lines.append(_line(label, protocol, found, len(set(envs))))
-                continue
-            none = {env: _shares(row, "none", statistic) for env, row in with_it.items() if "none" in row["returns"]}
-            less = {env: found[env] - shares for env, shares in none.items() if found[env].shape == shares.shape}
+        none = _by_env(of_env, "none", statistic)
+        for protocol in _protocols(of_env):
+            found = _by_env(of_env, protocol, statistic)
+            less = {env: found[env] - none[env] for env in found if env in none and found[env].shape == none[env].shape}
             if less and protocol != "none":
-                lines.append(_line(label, f"{protocol} - none", less, len(set(envs)), of_mean))
+                lines.append(_line(label, f"{protocol} - none", less, envs, of_mean))
     return lines
+
+
+def _protocols(of_env: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in of_env.values() for name in row["returns"]))
+
+
+def _by_env(of_env: Mapping[str, Mapping[str, Any]], protocol: str, statistic: str) -> dict[str, np.ndarray]:
+    """Of a cell, by environment, where it was played under a protocol."""
+    return {env: _shares(row, protocol, statistic) for env, row in of_env.items() if protocol in row["returns"]}
 
 
 def _shared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Mapping[str, Any]]]:

@@ -50,7 +50,7 @@ def test_what_own_episodes_give_is_told_chain_by_chain():
         cell | {"returns": {"own": [[[0.0, value + gain] for value in (10.0, 20.0, 30.0, 40.0)]], **cell["returns"]}}
         for cell, gain in ((ROWS[0], 6.0), (row("walker_run", "at", [10.0, 20.0, 30.0, 40.0], best=200.0), -20.0))
     ]
-    (gain,) = suite.compare(rows, "last", gains=True)
+    (gain,) = suite.gains(rows, "last")
     assert gain.protocol == "own - none"
     assert [interval.value for interval in gain.by_env.values()] == pytest.approx([0.06, -0.1])
     assert gain.total.value == pytest.approx(-0.02)
