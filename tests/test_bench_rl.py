@@ -129,6 +129,21 @@ def test_the_loop_timed_makes_the_updates_that_training_makes():
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_kernels_that_are_compared_compute_the_same():
+    plan = data.preset("accelerator")
+    model = replace(plan.model, layers=1, width=32, trajs=2, dtype="float32")
+    plan = plan._replace(model=model, rules=replace(plan.rules, draw="full"))
+    case = data.Case("small", plan, data.sampler(plan, data.made_up(4, 20, 0)))
+    metrics = {
+        name: train.Update.of(case, replace(changed, kernel="xla"), 0).start(case.sampler.batch(0))
+        for name, changed in train.kernels(model, (64, 128)).items()
+    }
+    plain = metrics.pop("ours, blocks of 64")
+    assert set(metrics) == {"ours, blocks of 128", "cuDNN"}
+    for other in metrics.values():
+        assert float(other["grad_norm"]) == pytest.approx(float(plain["grad_norm"]), rel=1e-4)
+
+
 def test_start_up_and_rate_of_rollouts_by_hand():
     """Three seconds of start-up, then 4,000 steps a second; a third round that something else slowed."""
     seconds = {2: [5.0, 5.0, 9.0], 6: [9.0, 9.0, 30.0]}

@@ -1,9 +1,10 @@
 """Updates as launch.train_offline makes them: how many a second, in how much memory, and what building batches costs.
 
-The data are made up (launch/bench/data.py), the shapes those of the preset cpu and of longer rows.
+The data are made up (launch/bench/data.py), the shapes those of the preset cpu and of longer rows; on an accelerator
+one row of the preset accelerator, 128,000 tokens, by kernel and size of block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,9 @@ LONG_KEEPS = (58, 250)
 
 LARGEST = 2**30
 """Bytes: an update that allocates more is not timed, for it would take a minute."""
+
+BLOCKS = (2048, 4096, 8192)
+"""Of attention on an accelerator."""
 
 
 class Update(NamedTuple):
@@ -92,10 +96,49 @@ def cases(quick: bool, seed: int) -> list[Case]:
 
 def run(settings: Settings) -> list[Row]:
     """A table per shape of batch."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return whole(settings)
     found: list[Row] = []
     for case in cases(settings.quick, settings.seed):
         found += compare(case, settings)
     return found
+
+
+def kernels(model: "ModelConfig", blocks: Sequence[int]) -> dict[str, "ModelConfig"]:
+    """Our attention at several sizes of block, and cuDNN's, on rows of one chain."""
+    plain = replace(model, pack=False, dropout=0.0)
+    found = {f"ours, blocks of {block}": replace(plain, kernel="xla", block=block) for block in blocks}
+    return found | {"cuDNN": replace(plain, kernel="cudnn")}
+
+
+def whole(settings: Settings) -> list[Row]:
+    """The table of one chain of whole trajectories, as the preset accelerator has them."""
+    plan = data.preset("accelerator")
+    model, steps, blocks = plan.model, 1000, BLOCKS
+    if settings.quick:
+        model, steps, blocks = replace(model, layers=1, width=32, trajs=2), 20, (64, 128)
+    plan = plan._replace(model=model, rules=replace(plan.rules, draw="full"))
+    case = Case("preset accelerator, a chain of all", plan, data.sampler(plan, data.made_up(40, steps, settings.seed)))
+    batch, table = case.sampler.batch(0), f"{case}, {model.dtype}"
+    updates, rows = {}, []
+    for name, changed in kernels(model, blocks).items():
+        try:
+            updates[name] = Update.of(case, changed, settings.seed)
+        except (RuntimeError, ValueError) as error:
+            rows.append({"table": table, "system": name, "note": f"skipped: {str(error).splitlines()[0][:80]}"})
+    thunks = {name: _updating(update, batch) for name, update in updates.items()}
+    timings, gemm = timing.against_gemm(thunks, settings.repeats, settings.quick, table)
+    useful, unit = operations(model, 1, case.tokens), case.tokens * model.width * 4
+    for name, update in updates.items():
+        seconds = timings[name].median
+        rows.append(
+            _row(case, name, seconds, case.tokens)
+            | {"table": table, "of GEMM": useful / seconds / gemm}
+            | _memory(update.temporary, unit)
+        )
+    return [*rows, {"table": table, "system": "GEMM", "note": f"{gemm / 1e12:,.0f} TFLOP/s, in the same rounds"}]
 
 
 def compare(case: Case, settings: Settings) -> list[Row]:
