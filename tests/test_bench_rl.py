@@ -36,7 +36,7 @@ def test_the_batches_timed_are_those_of_the_presets():
     short, chains, whole = data.presets(False, 0)
     assert str(short) == "preset cpu, short windows: 64 rows of 32 fused tokens"
     assert str(chains) == "preset cpu, chains: 4 rows of 512 fused tokens"
-    assert str(whole) == "preset accelerator: one row of 128,000 interleaved tokens"
+    assert str(whole) == "preset accelerator: 2 rows of 128,000 interleaved tokens"
 
 
 def test_files_written_are_files_loaded(tmp_path):
@@ -132,7 +132,8 @@ def test_the_loop_timed_makes_the_updates_that_training_makes():
 def test_the_kernels_that_are_compared_compute_the_same():
     plan = data.preset("accelerator")
     model = replace(plan.model, layers=1, width=32, trajs=2, dtype="float32")
-    plan = plan._replace(model=model, rules=replace(plan.rules, draw="full"))
+    optimizer = replace(plan.optimizer, optimizer="adamw")
+    plan = plan._replace(model=model, optimizer=optimizer, rules=replace(plan.rules, draw="full"))
     case = data.Case("small", plan, data.sampler(plan, data.made_up(4, 20, 0)))
     metrics = {
         name: train.Update.of(case, replace(changed, kernel="xla"), 0).start(case.sampler.batch(0))

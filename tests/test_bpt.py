@@ -252,7 +252,7 @@ def test_the_block_grows_with_the_row():
     lengths = (1, 32, 128, 512, 2047, 2048, 128_000)
     assert [best_block(length, 128, "minimal") for length in lengths] == [1, 32, 128, 128, 128, 512, 512]
     assert best_block(8192, 512, "minimal") == 256 and best_block(8192, 512, "input") == 512
-    assert best_block(8192, 512, "input", "gpu") == 1024 and best_block(64, 512, "input", "gpu") == 64
+    assert best_block(8192, 512, "input", "gpu") == 4096 and best_block(64, 512, "input", "gpu") == 64
 
 
 def test_the_layers_between_kept_inputs_grow_with_the_root_of_the_depth():

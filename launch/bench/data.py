@@ -95,6 +95,7 @@ def sampler(plan: "Plan", trajectories: list["Trajectory"], **changes: int) -> "
         "crop": run.crop,
         "rows": run.rows,
         "seed": run.seed,
+        "pack": plan.model.pack,
     }
     return Sampler(trajectories, Scaling.fit(trajectories), plan.rules, **(shape | changes))
 

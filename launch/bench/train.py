@@ -120,7 +120,9 @@ def whole(settings: Settings) -> list[Row]:
     if settings.quick:
         model, steps, blocks = replace(model, layers=1, width=32, trajs=2), 20, (64, 128)
     plan = plan._replace(model=model, rules=replace(plan.rules, draw="full"))
-    case = Case("preset accelerator, a chain of all", plan, data.sampler(plan, data.made_up(40, steps, settings.seed)))
+    case = Case(
+        "preset accelerator, a chain of all", plan, data.sampler(plan, data.made_up(40, steps, settings.seed), rows=1)
+    )
     batch, table = case.sampler.batch(0), f"{case}, {model.dtype}"
     updates, rows = {}, []
     for name, changed in kernels(model, blocks).items():
