@@ -71,8 +71,8 @@ def make_sections(rows: Sequence[dict[str, Any]]) -> list[Section]:
 def _section(comparison: Comparison) -> Section:
     lines = [(line, name) for line in comparison.lines for name in line.measured]
     return Section(
-        title=comparison.env,
-        place=comparison.env,
+        title=comparison.name,
+        place=comparison.name,
         about=_about(comparison),
         headline=_headline(comparison),
         header=_HEADER,

@@ -55,9 +55,10 @@ class Line(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The cells of one environment."""
+    """The cells of one environment, on one data set."""
 
-    env: str
+    name: str
+    """The environment's, and the data's where the rows have several of that environment."""
     lines: list[Line]
     control: Line
     common: str
@@ -192,16 +193,26 @@ def store_row(path: Path, row: Mapping[str, Any], order: Sequence[str]) -> None:
 
 
 def compare(rows: Sequence[Mapping[str, Any]]) -> list[Comparison]:
-    """Rows -> a comparison for each environment; the control of one is the cell whose other flags are the control's."""
+    """Rows -> a comparison for each environment and data set; the control of one is the cell whose other flags are the
+    control's.
+    """
     chosen = next((row for row in rows if row["control"]), rows[0] if rows else None)
-    return [_compare([dict(row) for row in rows if row["env"] == env], chosen or {}) for env in _unique(rows, "env")]
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for name, row in zip(_names(rows), rows, strict=True):
+        by_name.setdefault(name, []).append(dict(row))
+    return [_compare(name, of_name, chosen or {}) for name, of_name in by_name.items()]
 
 
-def _unique(rows: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
-    return list(dict.fromkeys(row[field] for row in rows))
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is compared with what: rows of one environment, and of the same data where it has several."""
+    data = {env: {row.get("dataset_hash") for row in rows if row["env"] == env} for env in {row["env"] for row in rows}}
+    return [
+        row["env"] if len(data[row["env"]]) == 1 else f"{row['env']}, {row['dataset']} {row['dataset_hash'][:8]}"
+        for row in rows
+    ]
 
 
-def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Comparison:
+def _compare(name: str, rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Comparison:
     names = labels.name(rows)
     measured = [
         {name: measure(np.array(returns), row["data"]["best"]) for name, returns in row["returns"].items()}
@@ -222,7 +233,7 @@ def _compare(rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Compariso
                 gains=_gains(row),
             )
         )
-    return Comparison(rows[0]["env"], lines, lines[control], names.common)
+    return Comparison(name, lines, lines[control], names.common)
 
 
 def _differences(row: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, tuple[Interval, Interval]]:

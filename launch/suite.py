@@ -1,7 +1,8 @@
 """The same cells in several environments, all environments together: shares of the best episode in each one's data.
 
 Cells of different environments are the same when their flags are, but for those that name environment and data. An
-environment with several data sets counts as several.
+environment with data sets of several names counts as several. Data of one name that differ, as those that one command
+makes on different kinds of CPU, are taken together: each counts as share of its own best episode.
 """
 
 import itertools
@@ -33,7 +34,8 @@ METHOD = (
     "beside it: an interquartile mean over few environments leaves out whole environments in which a cell fails. Own - "
     "none is what own episodes in context give above an empty context, chain by chain, in plain means. Without a "
     "context the last episode is one like all others, and the mean tells the same with less noise; the best of a chain "
-    "rises with its length for any policy that varies."
+    "rises with its length for any policy that varies. Where one command made different data, as on different kinds of "
+    "CPU, the seeds of all of them are taken together, each as a share of the best episode in its own data."
 )
 _CAPTION = (
     "Interquartile means over all environments, with 95% intervals, and performance profiles: the share of chains of "
@@ -79,7 +81,9 @@ def make_sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
 def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[str, list[Line]]) -> Section:
     """The figure of all statistics stands above the first."""
     envs = list(dict.fromkeys(environments(rows)))
-    seeds = [len(row["seeds"]) for row in rows]
+    shared = _shared(rows)
+    seeds = [sum(len(row["seeds"]) for row in found) for of_env in shared for found in of_env.values()]
+    data = [len({row.get("dataset_hash") for row in found}) for of_env in shared for found in of_env.values()]
     chains = [count for row in rows for count in row["chains"].values()]
     complete = {name: [line for line in lines if not math.isnan(line.total.value)] for name, lines in found.items()}
     highest = sorted(complete[statistic], key=lambda line: -line.total.value)[:1]
@@ -90,7 +94,8 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
         title=f"All environments, {STATISTICS[statistic]}",
         place="all",
         about=f"{STATISTICS[statistic]}, % of the best episode in the data; {len(envs)} environments, "
-        f"{count(seeds, 'training seed')} x {count(chains, 'chain')}{labels.aside(_names(_shared(rows)).common)}",
+        + (f"{count(data, 'data set')} of each, " if max(data) > 1 else "")
+        + f"{count(seeds, 'training seed')} x {count(chains, 'chain')}{labels.aside(_names(shared).common)}",
         headline=[f"Highest over all environments: {_name(line)}, {show(line.total, 100)}%." for line in highest]
         + [f"Highest by the plain mean: {_name(line)}, {100 * line.plain:.1f}%." for line in plainest],
         header=["cell", "context", *envs, "all", "all, plain mean"],
@@ -112,49 +117,64 @@ def _data(row: Mapping[str, Any]) -> str:
     return f"{row['dataset']}, {steps} steps" if steps else row["dataset"]
 
 
-def compare(rows: Sequence[Mapping[str, Any]], statistic: str) -> list[Line]:
+Rows = Sequence[Mapping[str, Any]]
+
+
+def compare(rows: Rows, statistic: str) -> list[Line]:
     """A line for each cell that several environments have, and each protocol of it."""
     envs, shared = len(set(environments(rows))), _shared(rows)
     return [
-        _line(label, protocol, _by_env(of_env, protocol, statistic), envs)
+        _line(label, protocol, _by_env(of_env, statistic, protocol), envs)
         for label, of_env in zip(_names(shared).labels(), shared, strict=True)
         for protocol in _protocols(of_env)
     ]
 
 
-def gains(rows: Sequence[Mapping[str, Any]], statistic: str) -> list[Line]:
+def gains(rows: Rows, statistic: str) -> list[Line]:
     """The same of what each protocol with a context gives above an empty one, chain by chain."""
     envs, shared = len(set(environments(rows))), _shared(rows)
     lines = []
     for label, of_env in zip(_names(shared).labels(), shared, strict=True):
-        none = _by_env(of_env, "none", statistic)
         for protocol in _protocols(of_env):
-            found = _by_env(of_env, protocol, statistic)
-            less = {env: found[env] - none[env] for env in found if env in none and found[env].shape == none[env].shape}
-            if less and protocol != "none":
+            less = {} if protocol == "none" else _by_env(of_env, statistic, protocol, "none")
+            if less:
                 lines.append(_line(label, f"{protocol} - none", less, envs, of_mean))
     return lines
 
 
-def _protocols(of_env: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in of_env.values() for name in row["returns"]))
+def _protocols(of_env: Mapping[str, Rows]) -> list[str]:
+    return list(dict.fromkeys(name for rows in of_env.values() for row in rows for name in row["returns"]))
 
 
-def _by_env(of_env: Mapping[str, Mapping[str, Any]], protocol: str, statistic: str) -> dict[str, np.ndarray]:
-    """Of a cell, by environment, where it was played under a protocol."""
-    return {env: _shares(row, protocol, statistic) for env, row in of_env.items() if protocol in row["returns"]}
+def _by_env(of_env: Mapping[str, Rows], statistic: str, protocol: str, less: str = "") -> dict[str, np.ndarray]:
+    """Of a cell, by environment [S, C], the seeds of all its data: a statistic under a protocol, where it was played;
+    less: another protocol, whose is taken away."""
+    found = {}
+    for env, rows in of_env.items():
+        parts = [_shares(row, protocol, statistic) for row in rows if protocol in row["returns"]]
+        if less:
+            pairs = [
+                (_shares(row, protocol, statistic), _shares(row, less, statistic))
+                for row in rows
+                if {protocol, less} <= set(row["returns"])
+            ]
+            parts = [one - other for one, other in pairs if one.shape == other.shape]
+        if parts:
+            chains = min(part.shape[1] for part in parts)
+            found[env] = np.concatenate([part[:, :chains] for part in parts])
+    return found
 
 
-def _shared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Mapping[str, Any]]]:
+def _shared(rows: Rows) -> list[dict[str, Rows]]:
     """Cell by cell, its rows by environment, of those that several environments have."""
-    cells: dict[str, dict[str, Mapping[str, Any]]] = {}
+    cells: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for env, row in zip(environments(rows), rows, strict=True):
-        cells.setdefault(_identity(row["flags"]), {})[env] = row
-    return [of_env for of_env in cells.values() if len(of_env) > 1]
+        cells.setdefault(_identity(row["flags"]), {}).setdefault(env, []).append(row)
+    return [dict(of_env) for of_env in cells.values() if len(of_env) > 1]
 
 
-def _names(shared: Sequence[Mapping[str, Mapping[str, Any]]]) -> labels.Names:
-    return labels.name([next(iter(of_env.values())) for of_env in shared], ENVIRONMENT)
+def _names(shared: Sequence[Mapping[str, Rows]]) -> labels.Names:
+    return labels.name([next(iter(of_env.values()))[0] for of_env in shared], ENVIRONMENT)
 
 
 def _line(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from launch import suite
+from launch.comparison import compare
 
 
 def row(env, method, last, best=100.0, **given):
@@ -87,3 +88,37 @@ def test_environments_count_the_same_however_many_chains_they_have():
     assert line.weights.tolist() == [1] * 8 + [2] * 4 and np.all(line.counts.sum(axis=1) == 16)
     assert line.plain == pytest.approx(0.55)
     assert line.total.value == pytest.approx(0.55)  # of eight 10 and eight 100, without four at each end
+
+
+def test_data_that_one_command_made_differently_are_taken_together():
+    """Each as a share of its own best: 10 to 40 of 100 here, 5 and 6 of 10 there, with as many chains as all have."""
+    other = row("walker_walk", "at", [5.0, 6.0], best=10.0) | {"dataset_hash": "b"}
+    rows = [*({**cell, "dataset_hash": "a"} for cell in ROWS), other]
+    at, bc = suite.compare(rows, "last")
+    assert at.by_env["walker_walk"].value == pytest.approx((0.2 + 0.5) / 2)  # of 10, 20, 50 and 60
+    assert bc.by_env["walker_walk"].value == pytest.approx(0.025)
+    about = suite.make_sections(rows)[0].about
+    assert about.startswith(
+        "last episode of a chain, % of the best episode in the data; 2 environments, 1 to 2 data sets"
+    )
+    assert "1 to 2 training seeds" in about
+
+
+def test_what_own_episodes_give_is_of_data_on_which_both_were_played():
+    def played(best, own, none, hash):
+        cell = row("walker_walk", "at", none, best=best) | {"dataset_hash": hash}
+        cell["returns"] |= {"own": [[[0.0, value] for value in own]]} if own else {}
+        return cell
+
+    run = row("walker_run", "at", [10.0] * 4) | {"dataset_hash": "c"}
+    run["returns"]["own"] = [[[0.0, 15.0]] * 4]
+    both = played(100.0, [11.0, 22.0, 33.0, 44.0], [10.0, 20.0, 30.0, 40.0], "a")
+    (gain,) = suite.gains([both, played(10.0, [], [9.0] * 4, "b"), run], "last")
+    assert gain.by_env["walker_walk"].value == pytest.approx(0.025)
+
+
+def test_cells_are_compared_on_the_same_data_alone():
+    rows = [row("walker_walk", "at", [1.0] * 4) | {"dataset_hash": f"{name}" * 10, "control": False} for name in "ab"]
+    first, second = compare([*rows, row("walker_run", "at", [1.0] * 4) | {"dataset_hash": "c", "control": True}])[:2]
+    assert first.name == "walker_walk, td3_walker_walk aaaaaaaa" and len(first.lines) == 1
+    assert second.name == "walker_walk, td3_walker_walk bbbbbbbb"

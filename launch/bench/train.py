@@ -116,9 +116,9 @@ def kernels(model: "ModelConfig", blocks: Sequence[int]) -> dict[str, "ModelConf
 def whole(settings: Settings) -> list[Row]:
     """The table of one chain of whole trajectories, as the preset accelerator has them."""
     plan = data.preset("accelerator")
-    model, steps, blocks = plan.model, 1000, BLOCKS
+    model, steps, blocks = plan.model, 1000, (64, 128) if settings.quick else BLOCKS
     if settings.quick:
-        model, steps, blocks = replace(model, layers=1, width=32, trajs=2), 20, (64, 128)
+        model, steps = replace(model, layers=1, width=32, trajs=2), 20
     plan = plan._replace(model=model, rules=replace(plan.rules, draw="full"))
     case = Case(
         "preset accelerator, a chain of all", plan, data.sampler(plan, data.made_up(40, steps, settings.seed), rows=1)
