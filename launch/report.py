@@ -93,6 +93,7 @@ def _losses(metrics: list[dict[str, float]]) -> dict[str, np.ndarray]:
 
 _STATISTICS = ("first", "last", "mean", "median", "max")
 _PROMPTED = {
+    "own": "Own episodes",
     "ranked": "Own episodes, ranked by return,",
     "best": "The data's best trajectories",
     "worst": "The data's worst trajectories",
@@ -161,8 +162,8 @@ def _headline(result: Result, plus_minus: str) -> list[str]:
     if result.gain is not None:
         sign = "+" if result.gain.mean > 0 else ""
         sentences.append(
-            f"Context changes the last episode by {sign}{_show(result.gain, plus_minus)}, chain by chain, "
-            "against the same weights with an empty context."
+            f"Own episodes in context change the last episode by {sign}{_show(result.gain, plus_minus)}, chain by "
+            "chain, against the same weights with an empty context."
         )
     for protocol, gain in result.prompts.items():
         sign = "+" if gain.mean > 0 else ""

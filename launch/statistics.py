@@ -53,7 +53,7 @@ class Result(NamedTuple):
     gain: Estimate | None
     """What context changes in the return of the last episode; None without a control."""
     prompts: dict[str, Estimate]
-    """What the data's best or worst trajectories in context change in the mean episode, where there is a control."""
+    """By protocol what it changes in the mean episode, where there is a control."""
     data: np.ndarray
     """[episodes]: the return of every episode in the data."""
     history: dict[int, Summary]
@@ -150,9 +150,12 @@ def gain_from_context(own: Chains, none: Chains) -> Estimate | None:
 
 
 def gain_from_prompt(prompted: Chains, none: Chains) -> Estimate | None:
-    """Mean episode with a prompt less the same ones without, chain by chain; None if no chain is in both."""
+    """Mean episode with a context less the same ones without, chain by chain; None if no chain is in both."""
     common = sorted(prompted.keys() & none.keys())
-    return estimate(np.array([(prompted[c] - none[c]).mean() for c in common])) if common else None
+    if not common:
+        return None
+    episodes = min(stack(prompted).shape[1], stack(none).shape[1])
+    return estimate(np.array([(prompted[c][:episodes] - none[c][:episodes]).mean() for c in common]))
 
 
 def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Sequence[int] | None) -> Result:
@@ -193,7 +196,7 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
         gain=gain_from_context(found["own"], found["none"]),
         prompts={
             protocol: gain
-            for protocol in ("ranked", "best", "worst")
+            for protocol in ("own", "ranked", "best", "worst")
             if (gain := gain_from_prompt(found[protocol], found["none"])) is not None
         },
         data=data,

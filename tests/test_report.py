@@ -102,7 +102,8 @@ def test_only_the_last_measurement_of_an_update_counts():
 
 def test_a_control_of_an_older_command_is_no_control():
     rows = rows_of([[1, 2]]) + rows_of([[1, 1]], "none")
-    assert newest_result(rows, np.array([4.0]), trajs=None).gain.mean == 1.0
+    result = newest_result(rows, np.array([4.0]), trajs=None)
+    assert result.gain.mean == 1.0 and result.prompts["own"].mean == 0.5
     rows += [row | {"command": "python -m launch.evaluate"} for row in rows_of([[5, 6]])]
     result = newest_result(rows, np.array([4.0]), trajs=None)
     assert list(result.chains) == ["own"] and result.gain is None
@@ -130,7 +131,10 @@ def test_a_prompt_is_set_against_the_control_episode_by_episode():
     rows = rows_of([[1, 2], [3, 4]]) + rows_of([[2, 4], [6, 8]], "none") + rows_of([[4, 6], [8, 9]], "best")
     result = newest_result(rows, np.array([9.0]), trajs=None)
     assert list(result.chains) == ["own", "none", "best"]
-    assert list(result.prompts) == ["best"] and result.prompts["best"].mean == 1.75  # 5 - 3 = 2 and 8.5 - 7 = 1.5
+    assert {protocol: gain.mean for protocol, gain in result.prompts.items()} == {
+        "own": -3.5 + 1.0,  # 1.5 - 3 and 3.5 - 7
+        "best": 1.75,  # 5 - 3 and 8.5 - 7
+    }
 
 
 def test_a_result_shows_the_newest_update_and_keeps_the_older_ones_as_history():
