@@ -132,7 +132,7 @@ def test_a_prompt_is_set_against_the_control_episode_by_episode():
     result = newest_result(rows, np.array([9.0]), trajs=None)
     assert list(result.chains) == ["own", "none", "best"]
     assert {protocol: gain.mean for protocol, gain in result.prompts.items()} == {
-        "own": -3.5 + 1.0,  # 1.5 - 3 and 3.5 - 7
+        "own": -2.5,  # 1.5 - 3 and 3.5 - 7
         "best": 1.75,  # 5 - 3 and 8.5 - 7
     }
 
