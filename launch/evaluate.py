@@ -131,8 +131,7 @@ def play(
 
     from envs import rollout
 
-    # An empty context is what a chain of one trajectory sees; its cache has no room for others.
-    model = replace(meta.model, trajs=1) if protocol == "none" else meta.model
+    model = model_to_play(meta.model, protocol, jax.default_backend())
     make_policy = partial(
         policy_of,
         jax.tree.map(np.asarray, weights),
@@ -159,6 +158,17 @@ def play(
     speed = f"{steps:,} steps in {seconds:.0f} s, {steps / seconds:,.0f} a second"
     print(f"played {chains} x {asked.episodes} episodes, {PROTOCOLS[protocol]}: {speed}", flush=True)
     return outcome
+
+
+def model_to_play(model: "ModelConfig", protocol: str, backend: str) -> "ModelConfig":
+    """How a model is played, which changes none of its weights.
+
+    An empty context is what a chain of one trajectory sees; its cache has no room for others. A CPU computes in float32
+    where bfloat16 was trained in: steps of 16 chains behind 300 steps of an episode took 38 ms instead of 218.
+    """
+    if protocol == "none":
+        model = replace(model, trajs=1)
+    return replace(model, dtype="float32") if backend == "cpu" else model
 
 
 def policy_of(
