@@ -151,14 +151,11 @@ def _by_env(of_env: Mapping[str, Rows], statistic: str, protocol: str, less: str
     less: another protocol, whose is taken away."""
     found = {}
     for env, rows in of_env.items():
-        parts = [_shares(row, protocol, statistic) for row in rows if protocol in row["returns"]]
+        played = [row for row in rows if {protocol, less or protocol} <= set(row["returns"])]
+        parts = [_shares(row, protocol, statistic) for row in played]
         if less:
-            pairs = [
-                (_shares(row, protocol, statistic), _shares(row, less, statistic))
-                for row in rows
-                if {protocol, less} <= set(row["returns"])
-            ]
-            parts = [one - other for one, other in pairs if one.shape == other.shape]
+            others = [_shares(row, less, statistic) for row in played]
+            parts = [one - other for one, other in zip(parts, others, strict=True) if one.shape == other.shape]
         if parts:
             chains = min(part.shape[1] for part in parts)
             found[env] = np.concatenate([part[:, :chains] for part in parts])
