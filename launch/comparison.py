@@ -114,6 +114,7 @@ def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
 def _collect(env: str, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The newest row of each run's results.jsonl, and what a cell's row holds of all.
 
+    What launch.evaluate played there afterwards is not of the cell: other initial states, another target, other chains.
     Protocols are those that the results of all seeds name; a matrix has no gaps, so it has the chains that all have.
     """
     found: dict[str, dict[int, np.ndarray]] = {}
@@ -123,6 +124,7 @@ def _collect(env: str, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[
         data = np.array(json.loads((run.folder / "dataset.json").read_text())["returns"])
         path = run.folder / "results.jsonl"
         rows = read_rows(path) if path.is_file() else []
+        rows = [row for row in rows if "launch.evaluate" not in row["command"]]
         newest += rows[-1:]
         for protocol in dict.fromkeys(row["protocol"] for row in rows if row["update"] == rows[-1]["update"]):
             if chains := newest_chains(rows, protocol, rows[-1]["update"]):

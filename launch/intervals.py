@@ -10,6 +10,8 @@ to 88% (interquartile means) of cases, those of 8 in 89 to 93%, those of 2 in 50
 What is drawn are counts, how often each chain is in the resample: one draw serves every statistic of a cell.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +39,24 @@ def draw_counts(
     fixed: the strata stay as they are, as the tasks of a benchmark do, and only within them is drawn: the stratified
     bootstrap of the paper. Else each of S strata is drawn from the S there are, and C chains within each drawn.
     """
-    strata = np.ones((resamples, seeds), np.int64) if fixed else rng.multinomial(seeds, _even(seeds), resamples)
-    return rng.multinomial(strata * chains, _even(chains)).reshape(resamples, seeds * chains)
+    return draw_strata([chains] * seeds, rng, resamples, fixed)
+
+
+def draw_strata(
+    sizes: Sequence[int], rng: np.random.Generator, resamples: int = RESAMPLES, fixed: bool = False
+) -> np.ndarray:
+    """-> [R, sum(sizes)] int64: the same of seeds with `sizes` chains, weighted as in stratum_weights."""
+    n, largest = np.array(sizes), max(sizes)
+    strata = np.ones((resamples, len(n)), np.int64) if fixed else rng.multinomial(len(n), _even(len(n)), resamples)
+    # What is not there comes first: multinomial gives the last what rounding leaves over.
+    there = np.arange(largest) >= largest - n[:, None]
+    counts = rng.multinomial(strata * n, there / n[:, None])[:, there]
+    return counts * stratum_weights(sizes)
+
+
+def stratum_weights(sizes: Sequence[int]) -> np.ndarray:
+    """-> [sum(sizes)] int64: how often each chain counts, so that all seeds count the same."""
+    return np.repeat(math.lcm(*sizes) // np.array(sizes), sizes)
 
 
 def _even(n: int) -> np.ndarray:
@@ -100,8 +118,8 @@ def paired_difference(
 
     Args:
         one, other: seed -> returns [C, E]; chain c and episode e of a seed start from the same state in both.
-        last: the last episode of each; else the mean over the episodes that both have, which pairs each with itself
-            where one cell plays longer chains.
+        last: the last episode, NaN where one cell plays longer chains, whose last starts from another state; else the
+            mean over the episodes that both have.
 
     Returns the mean difference over common seeds and chains, or None where there are none.
     """
@@ -114,5 +132,6 @@ def paired_difference(
         a, b = one[seed][:chains], other[seed][:chains]
         episodes = min(a.shape[1], b.shape[1])
         whole = a[:, :episodes].mean(axis=1) - b[:, :episodes].mean(axis=1)
-        differences.append(a[:, -1] - b[:, -1] if last else whole)
+        ends = a[:, -1] - b[:, -1] if a.shape == b.shape else np.full(chains, np.nan)
+        differences.append(ends if last else whole)
     return of_mean(np.array(differences), draw_counts(len(seeds), chains, rng))

@@ -18,7 +18,14 @@ from matplotlib.figure import Figure as Canvas
 
 from launch import labels
 from launch.cells import DEFAULTS, NOT_A_CELL
-from launch.intervals import Interval, draw_counts, of_interquartile_mean, of_mean, performance_profile
+from launch.intervals import (
+    Interval,
+    draw_strata,
+    of_interquartile_mean,
+    of_mean,
+    performance_profile,
+    stratum_weights,
+)
 from launch.plan import WATCHING
 from launch.plots import GREY, INK, STYLE, png
 from launch.sections import Figure, Section, count, show
@@ -34,8 +41,9 @@ METHOD = (
     "beside it: an interquartile mean over few environments leaves out whole environments in which a cell fails. Own - "
     "none is what own episodes in context give above an empty context, chain by chain, in plain means. Without a "
     "context the last episode is one like all others, and the mean tells the same with less noise; the best of a chain "
-    "rises with its length for any policy that varies. Where one command made different data, as on different kinds of "
-    "CPU, the seeds of all of them are taken together, each as a share of the best episode in its own data."
+    "rises with its length for any policy that varies, so it is given of the longest chains alone. Where "
+    "one command made different data, as on different kinds of CPU, the seeds of all of them are taken together, each "
+    "as a share of the best episode in its own data."
 )
 _CAPTION = (
     "Interquartile means over all environments, with 95% intervals, and performance profiles: the share of chains of "
@@ -57,7 +65,8 @@ class Line(NamedTuple):
     values: np.ndarray
     """[n]: that of every chain of every seed and environment."""
     weights: np.ndarray
-    """[n] int: how often each counts, so that environments count the same, however many chains they have."""
+    """[n] int: how often each counts, so that environments count the same, and the seeds of one do, however many chains
+    they have."""
     counts: np.ndarray
     """[R, n]: the resamples that the intervals over all are from."""
     total: Interval
@@ -122,6 +131,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 def compare(rows: Rows, statistic: str) -> list[Line]:
     """A line for each cell that several environments have, and each protocol of it."""
+    rows = _comparable(rows, statistic)
     envs, shared = len(set(environments(rows))), _shared(rows)
     return [
         _line(label, protocol, _by_env(of_env, statistic, protocol), envs)
@@ -132,6 +142,7 @@ def compare(rows: Rows, statistic: str) -> list[Line]:
 
 def gains(rows: Rows, statistic: str) -> list[Line]:
     """The same of what each protocol with a context gives above an empty one, chain by chain."""
+    rows = _comparable(rows, statistic)
     envs, shared = len(set(environments(rows))), _shared(rows)
     lines = []
     for label, of_env in zip(_names(shared).labels(), shared, strict=True):
@@ -146,19 +157,25 @@ def _protocols(of_env: Mapping[str, Rows]) -> list[str]:
     return list(dict.fromkeys(name for rows in of_env.values() for row in rows for name in row["returns"]))
 
 
-def _by_env(of_env: Mapping[str, Rows], statistic: str, protocol: str, less: str = "") -> dict[str, np.ndarray]:
-    """Of a cell, by environment [S, C], the seeds of all its data: a statistic under a protocol, where it was played;
-    less: another protocol, whose is taken away."""
-    found = {}
+def _comparable(rows: Rows, statistic: str) -> Rows:
+    """The best of 4 episodes does not stand beside the best of 32."""
+    lengths = [max(len(chains[0][0]) for chains in row["returns"].values()) for row in rows]
+    return [row for row, length in zip(rows, lengths, strict=True) if statistic != "max" or length == max(lengths)]
+
+
+def _by_env(of_env: Mapping[str, Rows], statistic: str, protocol: str, less: str = "") -> dict[str, list[np.ndarray]]:
+    """Of a cell, by environment an array [C] for each seed of all its data: a statistic under a protocol, where it was
+    played; less: another protocol, whose is taken away, of the chains that both have."""
+    found: dict[str, list[np.ndarray]] = {}
     for env, rows in of_env.items():
-        played = [row for row in rows if {protocol, less or protocol} <= set(row["returns"])]
-        parts = [_shares(row, protocol, statistic) for row in played]
-        if less:
-            others = [_shares(row, less, statistic) for row in played]
-            parts = [one - other for one, other in zip(parts, others, strict=True) if one.shape == other.shape]
-        if parts:
-            chains = min(part.shape[1] for part in parts)
-            found[env] = np.concatenate([part[:, :chains] for part in parts])
+        for row in rows:
+            if {protocol, less or protocol} <= set(row["returns"]):
+                shares = _shares(row, protocol, statistic)
+                if less:
+                    others = _shares(row, less, statistic)
+                    chains = min(shares.shape[1], others.shape[1])
+                    shares = shares[:, :chains] - others[:, :chains]
+                found.setdefault(env, []).extend(shares)
     return found
 
 
@@ -177,22 +194,26 @@ def _names(shared: Sequence[Mapping[str, Rows]]) -> labels.Names:
 def _line(
     label: str,
     protocol: str,
-    shares: Mapping[str, np.ndarray],
+    shares: Mapping[str, Sequence[np.ndarray]],
     envs: int,
     estimate: Callable[..., Interval] = of_interquartile_mean,
 ) -> Line:
-    """shares: of each environment [S, C]."""
-    by_env = {}
-    for env, matrix in shares.items():
-        by_env[env] = estimate(matrix, draw_counts(len(matrix), matrix.shape[1], np.random.default_rng(0)))
+    """shares: of each environment an array [C] for each seed."""
     rng = np.random.default_rng(0)
-    whole = math.lcm(*(matrix.size for matrix in shares.values()))
-    drawn = [draw_counts(len(of), of.shape[1], rng) * (whole // of.size) for of in shares.values()]
-    counts = np.concatenate(drawn, axis=1)
-    values = np.concatenate([matrix.ravel() for matrix in shares.values()])
-    weights = np.concatenate([np.full(matrix.size, whole // matrix.size) for matrix in shares.values()])
-    total = estimate(values, counts, weights) if len(shares) == envs else _UNKNOWN
-    return Line(label, protocol, by_env, values, weights, counts, total)
+    by_env, values, weights, counts = {}, [], [], []
+    for env, seeds in shares.items():
+        sizes = [len(of_seed) for of_seed in seeds]
+        values.append(np.concatenate(seeds))
+        weights.append(stratum_weights(sizes))
+        counts.append(draw_strata(sizes, rng))
+        by_env[env] = estimate(values[-1], draw_strata(sizes, np.random.default_rng(0)), weights[-1])
+    whole = math.lcm(*(int(of_env.sum()) for of_env in weights))
+    even = [whole // int(of_env.sum()) for of_env in weights]
+    all_values = np.concatenate(values)
+    all_weights = np.concatenate([of_env * factor for of_env, factor in zip(weights, even, strict=True)])
+    all_counts = np.concatenate([of_env * factor for of_env, factor in zip(counts, even, strict=True)], axis=1)
+    total = estimate(all_values, all_counts, all_weights) if len(shares) == envs else _UNKNOWN
+    return Line(label, protocol, by_env, all_values, all_weights, all_counts, total)
 
 
 def _shares(row: Mapping[str, Any], protocol: str, statistic: str) -> np.ndarray:
@@ -228,8 +249,8 @@ def _draw(lines: Mapping[str, Sequence[Line]]) -> bytes:
         canvas = Canvas(figsize=(12, max(3.8, 1.0 + 0.3 * len(names))), layout="constrained")
         panels = canvas.subplots(1, len(lines) + 1, width_ratios=[*(1 for _ in lines), 1.5])
         for axes, (statistic, of_statistic) in zip(panels, lines.items(), strict=False):
-            for height, line in enumerate(of_statistic):
-                value, low, high = line.total
+            for line in of_statistic:
+                height, (value, low, high) = names.index(_name(line)), line.total
                 axes.plot([100 * low, 100 * high], [height] * 2, color=colours[line.label], linewidth=4, alpha=0.35)
                 axes.plot(100 * value, height, "o", color=colours[line.label])
             axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names), fontsize=9)

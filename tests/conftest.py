@@ -1,6 +1,6 @@
 """Strictness for every test: silent broadcasting and reused random keys are errors. And less time to compile.
 
-Most of the suite's time went to XLA. Here its LLVM does not optimise, and tests, their processes and the programs
+Much of the suite's time is that of XLA. Here its LLVM does not optimise, and tests, their processes and the programs
 that they start share one folder of what is compiled, which goes with the tests.
 """
 

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from absl import flags
 
 from data import exorl
-from launch import ablate, cells, sweep
+from launch import ablate, cells, comparison, sweep
 from launch.ablation_report import report
 from launch.comparison import compare, read_stored_rows, store_row
 
@@ -195,6 +196,18 @@ def test_a_control_is_found_by_its_values(known):
     assert cells.find_control(found, "trajs=4 relabel=false") is found[3]
     with pytest.raises(ValueError, match="--control: expected flags of one of the cells, such as 'trajs=1 relabel=tr"):
         cells.find_control(found, "trajs=5")
+
+
+def test_what_evaluate_plays_in_a_sweeps_folder_afterwards_does_not_change_its_row(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({"returns": [100.0, 500.0]}))
+    of_run = {"env": "cartpole_swingup", "dataset": "td3", "dataset_hash": "abc", "seed": 0, "method": "AT", "trajs": 1}
+    of_run |= {"target_return": 500.0, "update": 4, "commit": "0123", "versions": {}, "score": None, "length": 9}
+    of_run |= {"command": "python -m launch.train_offline", "time": "t", "protocol": "own", "chain": 0, "episode": 1}
+    later = of_run | {"command": "python -m launch.evaluate --checkpoint x --seed 5", "time": "u"}
+    lines = [of_run | {"return": 7.0}, later | {"return": 9.0}]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, found = comparison._collect("cartpole_swingup", [SimpleNamespace(folder=tmp_path, seed=0)])
+    assert found["returns"] == {"own": [[[7.0]]]}
 
 
 def test_a_folder_of_other_flags_is_not_taken_for_the_cell(known, tmp_path):

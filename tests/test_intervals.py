@@ -6,10 +6,12 @@ import scipy.stats
 
 from launch.intervals import (
     draw_counts,
+    draw_strata,
     of_interquartile_mean,
     of_mean,
     paired_difference,
     performance_profile,
+    stratum_weights,
 )
 
 
@@ -51,6 +53,18 @@ def test_strata_that_are_fixed_keep_their_size_and_others_are_drawn_whole():
     assert (drawn == 0).mean() == pytest.approx(0.30, abs=0.05)
 
 
+def test_seeds_count_the_same_however_many_chains_they_have():
+    """By hand: of 2 and 4 chains each of the first counts twice, in the sample and in every resample."""
+    assert stratum_weights([2, 4]).tolist() == [2, 2, 1, 1, 1, 1]
+    drawn = draw_strata([2, 4], rng(), resamples=300)
+    assert drawn.shape == (300, 6) and (drawn.sum(axis=1) == 8).all()
+    assert set(np.unique(drawn[:, :2].sum(axis=1))) == {0, 4, 8}
+    fixed = draw_strata([2, 4], rng(), resamples=300, fixed=True)
+    assert (fixed[:, :2].sum(axis=1) == 4).all() and fixed[:, 2:].max() > 1
+    value = of_mean(np.array([10.0, 20.0, 1.0, 2.0, 3.0, 4.0]), fixed, stratum_weights([2, 4])).value
+    assert value == pytest.approx((15 + 2.5) / 2)
+
+
 def covered(true_values, make, fixed):
     held = 0
     for number, truth in enumerate(true_values):
@@ -90,9 +104,11 @@ def test_the_profile_is_the_share_above_by_hand():
 
 def test_a_paired_difference_takes_common_seeds_chains_and_episodes():
     one = {0: np.array([[1.0, 5.0], [2.0, 8.0]]), 3: np.zeros((2, 2))}
-    other = {0: np.array([[1.0], [1.0], [99.0]]), 1: np.zeros((1, 1))}
+    other = {0: np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 99.0]]), 1: np.zeros((1, 1))}
     assert paired_difference(one, other, last=True, rng=rng()).value == 5.5  # 5 - 1 and 8 - 1
-    assert paired_difference(one, other, last=False, rng=rng()).value == 0.5  # 1 - 1 and 2 - 1
+    shorter = {0: np.array([[1.0], [1.0], [99.0]]), 1: np.zeros((1, 1))}
+    assert paired_difference(one, shorter, last=False, rng=rng()).value == 0.5  # 1 - 1 and 2 - 1
+    assert np.isnan(paired_difference(one, shorter, last=True, rng=rng())).all()
     assert paired_difference(one, {7: np.zeros((1, 1))}, last=True, rng=rng()) is None
 
 

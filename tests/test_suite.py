@@ -90,12 +90,19 @@ def test_environments_count_the_same_however_many_chains_they_have():
     assert line.total.value == pytest.approx(0.55)  # of eight 10 and eight 100, without four at each end
 
 
+def test_the_best_of_a_shorter_chain_stands_beside_no_longer_ones():
+    short = [row(env, "at", [50.0] * 4, trajs=2) for env in ("walker_walk", "walker_run")]
+    for cell in short:
+        cell["returns"]["none"] = [[[value] for _, value in cell["returns"]["none"][0]]]
+    assert len(suite.compare([*ROWS, *short], "last")) == 3 and len(suite.compare([*ROWS, *short], "max")) == 2
+
+
 def test_data_that_one_command_made_differently_are_taken_together():
-    """Each as a share of its own best: 10 to 40 of 100 here, 5 and 6 of 10 there, with as many chains as all have."""
+    """Each as a share of its own best: 10 to 40 of 100 here, 5 and 6 of 10 there, twice: seeds count the same."""
     other = row("walker_walk", "at", [5.0, 6.0], best=10.0) | {"dataset_hash": "b"}
     rows = [*({**cell, "dataset_hash": "a"} for cell in ROWS), other]
     at, bc = suite.compare(rows, "last")
-    assert at.by_env["walker_walk"].value == pytest.approx((0.2 + 0.5) / 2)  # of 10, 20, 50 and 60
+    assert at.by_env["walker_walk"].value == pytest.approx(0.425)  # 30, 40, 50 and 50 of 10, 20, 30, 40, 50, 50, 60, 60
     assert bc.by_env["walker_walk"].value == pytest.approx(0.025)
     about = suite.make_sections(rows)[0].about
     assert about.startswith(
