@@ -104,7 +104,7 @@ def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
         "seconds": [seconds for run in runs if (seconds := run.seconds()) is not None],
         "command": cell.sweep_command([run.seed for run in runs]),
         "commit": ", ".join(dict.fromkeys(row["commit"] for row in newest)),
-        **{name: last.get(name) for name in ("versions", "time")},
+        **{name: last.get(name) for name in ("backend", "dtype", "versions", "time")},
         "typed": cell.typed,
         "flags": cell.resolved,
         **measured,

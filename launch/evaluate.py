@@ -207,9 +207,12 @@ def policy_of(
 
 def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, asked: Asked) -> list[dict[str, Any]]:
     """One row of results.jsonl per episode."""
+    import jax
+
     from envs.scores import normalised_score
     from launch.metrics import provenance
 
+    backend = jax.default_backend()
     shared: dict[str, Any] = {
         "env": meta.env,
         "env_id": envs.env_id(meta.env),
@@ -222,6 +225,8 @@ def rows(outcome: "Outcome", protocol: str, meta: "Meta", update: int, asked: As
         "trajs": meta.model.trajs,
         "target_return": asked.target_return,
         "update": update,
+        "backend": backend,
+        "dtype": model_to_play(meta.model, protocol, backend).dtype,
         **provenance(),
     }
     chains, episodes = outcome.returns.shape

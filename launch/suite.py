@@ -131,21 +131,20 @@ Rows = Sequence[Mapping[str, Any]]
 
 def compare(rows: Rows, statistic: str) -> list[Line]:
     """A line for each cell that several environments have, and each protocol of it."""
-    rows = _comparable(rows, statistic)
     envs, shared = len(set(environments(rows))), _shared(rows)
     return [
-        _line(label, protocol, _by_env(of_env, statistic, protocol), envs)
-        for label, of_env in zip(_names(shared).labels(), shared, strict=True)
+        _line(label, protocol, shares, envs)
+        for label, of_env in zip(_names(shared).labels(), _told(shared, statistic), strict=True)
         for protocol in _protocols(of_env)
+        if (shares := _by_env(of_env, statistic, protocol))
     ]
 
 
 def gains(rows: Rows, statistic: str) -> list[Line]:
     """The same of what each protocol with a context gives above an empty one, chain by chain."""
-    rows = _comparable(rows, statistic)
     envs, shared = len(set(environments(rows))), _shared(rows)
     lines = []
-    for label, of_env in zip(_names(shared).labels(), shared, strict=True):
+    for label, of_env in zip(_names(shared).labels(), _told(shared, statistic), strict=True):
         for protocol in _protocols(of_env):
             less = {} if protocol == "none" else _by_env(of_env, statistic, protocol, "none")
             if less:
@@ -153,14 +152,21 @@ def gains(rows: Rows, statistic: str) -> list[Line]:
     return lines
 
 
+def _told(shared: Sequence[dict[str, Rows]], statistic: str) -> Sequence[dict[str, Rows]]:
+    """The rows that a statistic is told of: the best of 4 episodes does not stand beside the best of 32."""
+    if statistic != "max":
+        return shared
+    longest = max(_length(row) for of_env in shared for rows in of_env.values() for row in rows)
+    return [{env: [row for row in rows if _length(row) == longest] for env, rows in of.items()} for of in shared]
+
+
+def _length(row: Mapping[str, Any]) -> int:
+    """Episodes of a chain."""
+    return max(len(chains[0][0]) for chains in row["returns"].values())
+
+
 def _protocols(of_env: Mapping[str, Rows]) -> list[str]:
     return list(dict.fromkeys(name for rows in of_env.values() for row in rows for name in row["returns"]))
-
-
-def _comparable(rows: Rows, statistic: str) -> Rows:
-    """The best of 4 episodes does not stand beside the best of 32."""
-    lengths = [max(len(chains[0][0]) for chains in row["returns"].values()) for row in rows]
-    return [row for row, length in zip(rows, lengths, strict=True) if statistic != "max" or length == max(lengths)]
 
 
 def _by_env(of_env: Mapping[str, Rows], statistic: str, protocol: str, less: str = "") -> dict[str, list[np.ndarray]]:
