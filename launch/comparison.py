@@ -17,7 +17,7 @@ from launch import family_rows, labels
 from launch.cells import Cell, Run
 from launch.family_rows import rounded
 from launch.intervals import Interval, draw_counts, of_interquartile_mean, of_mean, paired_difference
-from launch.metrics import read_metrics, read_rows, write_atomically
+from launch.metrics import of_the_run, read_metrics, read_rows, write_atomically
 from launch.statistics import newest_chains
 
 ROWS = "ablation.jsonl"
@@ -114,7 +114,6 @@ def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
 def _collect(env: str, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The newest row of each run's results.jsonl, and what a cell's row holds of all.
 
-    What launch.evaluate played there afterwards is not of the cell: other initial states, another target, other chains.
     Protocols are those that the results of all seeds name; a matrix has no gaps, so it has the chains that all have.
     """
     found: dict[str, dict[int, np.ndarray]] = {}
@@ -123,8 +122,7 @@ def _collect(env: str, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[
     for run in runs:
         data = np.array(json.loads((run.folder / "dataset.json").read_text())["returns"])
         path = run.folder / "results.jsonl"
-        rows = read_rows(path) if path.is_file() else []
-        rows = [row for row in rows if "launch.evaluate" not in row["command"]]
+        rows = of_the_run(read_rows(path)) if path.is_file() else []
         newest += rows[-1:]
         for protocol in dict.fromkeys(row["protocol"] for row in rows if row["update"] == rows[-1]["update"]):
             if chains := newest_chains(rows, protocol, rows[-1]["update"]):

@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.family import Family
 from launch.cells import Run
+from launch.metrics import of_the_run
 
 NEEDED = ("axes", "tasks", "starts", "points")
 """Fields of a row that are of families alone."""
@@ -131,7 +132,18 @@ def _arrays(
 
 
 def read_newest(path: Path) -> list[dict[str, Any]]:
-    """The lines of the last evaluation in a tasks.jsonl: those that share all but the episode with the last.
+    """The lines of the run's last evaluation in its tasks.jsonl: those that share all but the episode with the last.
+
+    Raises ValueError when there is none, and as read_episodes does.
+    """
+    rows = of_the_run(read_episodes(path))
+    if not rows:
+        raise ValueError(f"{path}: expected a line for each episode, got none")
+    return [row for row in rows if _evaluation(row) == _evaluation(rows[-1])]
+
+
+def read_episodes(path: Path) -> list[dict[str, Any]]:
+    """All lines of a tasks.jsonl.
 
     Raises ValueError, naming file and line, for what is no such line, and FileNotFoundError when there is no file.
     """
@@ -141,9 +153,7 @@ def read_newest(path: Path) -> list[dict[str, Any]]:
             if not isinstance(row.get(name), kind):
                 raise ValueError(f"{path}:{number}: expected an episode of a family, got {name} = {row.get(name)!r}")
         rows.append(row)
-    if not rows:
-        raise ValueError(f"{path}: expected a line for each episode, got none")
-    return [row for row in rows if _evaluation(row) == _evaluation(rows[-1])]
+    return rows
 
 
 def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

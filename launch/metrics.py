@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -255,6 +255,11 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         file.write(lines.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def of_the_run(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what launch.evaluate played in a run's folder: other initial states, another target, other chains."""
+    return [row for row in rows if "launch.evaluate" not in row["command"]]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

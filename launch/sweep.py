@@ -21,8 +21,8 @@ from typing import IO, Any, NamedTuple
 import envs
 from envs.family import find as find_family
 from launch.cells import Run, program
-from launch.family_rows import read_newest
-from launch.metrics import read_metrics, read_rows, write_atomically
+from launch.family_rows import read_episodes
+from launch.metrics import of_the_run, read_metrics, read_rows, write_atomically
 from launch.plan import read_stored
 
 LOG = "log.txt"
@@ -114,10 +114,10 @@ def is_complete(folder: Path) -> bool:
     stored = read_stored(folder)
     if find_family(stored["env"]):
         path = folder / "tasks.jsonl"
-        return path.is_file() and read_newest(path)[-1]["update"] == stored["updates"]
+        return path.is_file() and any(row["update"] == stored["updates"] for row in of_the_run(read_episodes(path)))
     if envs.spec(stored["env"]).simulator:
         path = folder / "results.jsonl"
-        return path.is_file() and any(row["update"] == stored["updates"] for row in read_rows(path))
+        return path.is_file() and any(row["update"] == stored["updates"] for row in of_the_run(read_rows(path)))
     path = folder / "metrics.csv"
     return path.is_file() and any(row["step"] == stored["updates"] for row in read_metrics(path))
 

@@ -208,6 +208,10 @@ def test_what_evaluate_plays_in_a_sweeps_folder_afterwards_does_not_change_its_r
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     _, found = comparison._collect("cartpole_swingup", [SimpleNamespace(folder=tmp_path, seed=0)])
     assert found["returns"] == {"own": [[[7.0]]]}
+    (tmp_path / "config.json").write_text(json.dumps({"env": "cartpole_swingup", "updates": 4}))
+    assert sweep.is_complete(tmp_path)
+    (tmp_path / "results.jsonl").write_text(json.dumps(lines[1]) + "\n")
+    assert not sweep.is_complete(tmp_path)
 
 
 def test_a_folder_of_other_flags_is_not_taken_for_the_cell(known, tmp_path):

@@ -192,6 +192,9 @@ def test_a_wrong_line_of_a_run_is_named_and_so_is_an_episode_that_is_not_there(r
     path.write_text(whole.partition("\n")[2])
     with pytest.raises(ValueError, match=r"seed-0.tasks.jsonl: told, 0 segments, episode 1: .* start 0 is missing"):
         make_row(runs[0].cell, runs, True)
+    # What launch.evaluate plays afterwards is another evaluation.
+    path.write_text(whole + whole.replace('"command": "c"', '"command": "python -m launch.evaluate --chains 1"'))
+    assert read_newest(path) == [json.loads(line) for line in whole.splitlines()]
     # A protocol that a seed was not played under is in no row.
     path.write_text("".join(line + "\n" for line in whole.splitlines() if '"rule"' not in line))
     assert "rule" not in {point["protocol"] for point in make_row(runs[0].cell, runs, True)["points"]}
