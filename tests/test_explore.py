@@ -1,6 +1,9 @@
 """The agents that make data: their targets by hand, their learning as a pure function of seed and replay."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -195,3 +198,35 @@ def test_a_policy_acts_at_random_first_then_with_noise_that_falls():
 def test_an_unknown_agent_lists_the_known_ones():
     with pytest.raises(ValueError, match="'ppo', expected one of: td3, random, rnd"):
         explore.init("ppo", 0, O, A, TINY)
+
+
+PORTABLE = """
+import hashlib, os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+import jax, numpy as np
+from agent import explore
+
+rng = np.random.default_rng(0)
+digest = hashlib.sha256()
+for agent in ("td3", "rnd"):
+    config = explore.ExploreConfig(updates=60, random_episodes=1)
+    explorer, replay = explore.init(agent, 0, 24, 6, config), explore.Replay(2, 200, 24, 6)
+    for episode in range(2):
+        observations = rng.normal(0, 1, (201, 24)).astype(np.float32)
+        replay.add(observations, np.tanh(observations[1:, :6]), np.tanh(observations[1:, 6]))
+        explorer = explore.learn(explorer, replay, 0, config)
+        act = explore.policy(explorer, 1, 6, rng, config)
+        for array in (*jax.tree.leaves(explorer), *map(act, observations)):
+            digest.update(np.asarray(array).tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be set here")
+def test_the_agent_is_the_same_bit_by_bit_on_any_number_of_cores_and_with_the_blas_of_any_cpu():
+    def digest(cores, blas):
+        variables = os.environ | {"OPENBLAS_CORETYPE": blas} if blas else os.environ
+        program = [sys.executable, "-c", PORTABLE, str(cores)]
+        return subprocess.run(program, env=variables, check=True, capture_output=True, text=True).stdout
+
+    assert digest(1, "Nehalem") == digest(2, None)

@@ -1,11 +1,14 @@
 """Agents that make data: TD3 on the task's reward, uniform actions, TD3 on a bonus for novelty.
 
 What an agent has learned is a pure function of a seed and of the episodes in its replay: the caller may let
-it learn on one thread and act on another, stop it and go on, and always gets the same agent.
+it learn on one thread and act on another, stop it and go on, and always gets the same agent. It is the same on
+every x86 CPU with AVX2 and on any number of cores: learned on one core of the CPU, also where there is a GPU,
+and what BLAS computes, whose last bits are each CPU's own, is rounded.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agent.explore.config import ExploreConfig
+from agent.explore.networks import DECIMALS
 from agent.explore.replay import Replay, Transitions
 from agent.explore.rnd import RNDState, init_rnd, update_rnd
 from agent.explore.td3 import TD3State, act, init_td3, update_td3
@@ -35,6 +39,17 @@ class Explorer(NamedTuple):
     rnd: RNDState | None
 
 
+@contextlib.contextmanager
+def _on_cpu() -> Iterator[None]:
+    try:
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError as error:
+        raise ValueError(f"agents that make data learn on the CPU; name cpu in JAX_PLATFORMS too ({error})") from error
+    with jax.default_device(cpu):
+        yield
+
+
+@_on_cpu()
 def init(agent: str, seed: int, observation_size: int, action_size: int, config: ExploreConfig) -> Explorer:
     """An agent that knows nothing. Raises ValueError when there is none of that name."""
     if agent not in AGENTS:
@@ -53,21 +68,23 @@ def policy(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """How the agent acts in an episode, counted from 0: observation [O] -> action [A] in [-1, 1], noisy.
 
-    In NumPy: the networks are too small, at one observation, to be worth a call of XLA.
+    In NumPy: the networks are too small, at one observation, to be worth a call of XLA. In double precision and
+    rounded, for the action to be the same on every CPU.
     """
     if explorer.td3 is None or episode < config.random_episodes:
         return lambda observation: rng.uniform(-1, 1, action_size).astype(np.float32)
-    actor = jax.tree.map(np.asarray, explorer.td3.actor)
+    actor = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), explorer.td3.actor)
     mean, deviation = np.asarray(explorer.mean), np.asarray(explorer.deviation)
     scale = np.float32(config.noise(episode))
 
     def noisy(observation: np.ndarray) -> np.ndarray:
-        action = act(actor, ((observation - mean) / deviation)[None], np)[0]
+        action = act(actor, ((observation - mean) / deviation)[None], np)[0].round(DECIMALS).astype(np.float32)
         return np.clip(action + scale * rng.standard_normal(action_size, np.float32), -1, 1)
 
     return noisy
 
 
+@_on_cpu()
 def learn(explorer: Explorer, replay: Replay, seed: int, config: ExploreConfig) -> Explorer:
     """The agent after the updates due once the replay holds its present number of episodes.
 
@@ -96,7 +113,7 @@ def learn(explorer: Explorer, replay: Replay, seed: int, config: ExploreConfig) 
     return jax.block_until_ready(explorer._replace(td3=td3, rnd=rnd))
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jax.jit, static_argnames="config", compiler_options={"xla_cpu_multi_thread_eigen": False})
 def _updates(
     td3: TD3State, rnd: RNDState | None, batches: Transitions, keys: jax.Array, config: ExploreConfig
 ) -> tuple[TD3State, RNDState | None]:

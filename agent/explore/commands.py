@@ -13,7 +13,7 @@ import numpy as np
 
 from agent import explore
 from agent.explore.config import ExploreConfig
-from agent.explore.replay import Replay, Transitions
+from agent.explore.replay import Replay, Transitions, discounted
 
 COMMAND_RANGE = 3.2
 """What the ends of a command's range become as inputs: commands speak louder than the standardised observations."""
@@ -86,13 +86,13 @@ class CommandReplay(Replay):
         if self.episodes > self._config.posture:
             widen = self._config.widen if self.episodes <= self._config.wide else self._config.narrow
             earned = self._tasks.rewards(features, commands[..., None, :], widen)
-        rewards = (earned * (steps < length)) @ np.float32(discount) ** np.arange(n_step, dtype=np.float32)
+        rewards, discounts = discounted(earned, steps < length, discount)
         stop = np.minimum(start + n_step, length)
         return Transitions(
             np.concatenate((self._observations[episode, start], commands), -1),
             self._actions[episode, start],
             rewards,
-            np.float32(discount) ** (stop - start).astype(np.float32),
+            discounts,
             np.concatenate((self._observations[episode, stop], commands), -1),
         )
 

@@ -5,17 +5,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+DECIMALS = 5
+"""To which what BLAS and LAPACK computed is rounded, in double precision: its last bits depend on the CPU."""
 Layers = list[tuple[jax.Array, jax.Array]]
 """Weights [in, out] and bias [out] of each layer."""
 
 
 def init_mlp(key: jax.Array, sizes: tuple[int, ...]) -> Layers:
     """Orthogonal weights and no bias; `sizes` are those of the input, each hidden layer and the output."""
-    orthogonal = jax.nn.initializers.orthogonal(2**0.5)
     keys = jax.random.split(key, len(sizes) - 1)
     pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
-    return [(orthogonal(k, (n, m)), jnp.zeros(m)) for k, n, m in pairs]
+    return [(_orthogonal(k, n, m), jnp.zeros(m)) for k, n, m in pairs]
+
+
+def _orthogonal(key: jax.Array, n: int, m: int) -> jax.Array:
+    """[n, m] whose rows or columns, the fewer, are orthogonal and of length sqrt(2), on every CPU the same."""
+    normal = np.asarray(jax.random.normal(key, (max(n, m), min(n, m))), np.float64)
+    q, r = np.linalg.qr(normal)
+    q *= np.sign(np.diag(r))  # or it would not be drawn evenly from all such matrices
+    return jnp.asarray(np.round(2**0.5 * (q if n >= m else q.T), DECIMALS), jnp.float32)
 
 
 def mlp(layers: Layers, inputs: Any, xp: ModuleType = jnp) -> Any:
