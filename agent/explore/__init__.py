@@ -27,6 +27,10 @@ AGENTS = ("td3", "random", "rnd")
 CHUNK = 50
 """Updates in one compiled call, at most."""
 
+PORTABLE = {"xla_cpu_max_isa": "AVX2", "xla_cpu_multi_thread_eigen": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+"""Options of XLA for the same sums in the same order everywhere. The last: none of YNNPACK's kernels, which are chosen
+by what the CPU is."""
+
 
 class Explorer(NamedTuple):
     """An agent and what it has learned. `random` has neither networks nor bonus, `td3` no bonus."""
@@ -113,7 +117,7 @@ def learn(explorer: Explorer, replay: Replay, seed: int, config: ExploreConfig) 
     return jax.block_until_ready(explorer._replace(td3=td3, rnd=rnd))
 
 
-@functools.partial(jax.jit, static_argnames="config", compiler_options={"xla_cpu_multi_thread_eigen": False})
+@functools.partial(jax.jit, static_argnames="config", compiler_options=PORTABLE)
 def _updates(
     td3: TD3State, rnd: RNDState | None, batches: Transitions, keys: jax.Array, config: ExploreConfig
 ) -> tuple[TD3State, RNDState | None]:
