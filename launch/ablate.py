@@ -5,6 +5,7 @@ python -m launch.ablate --env walker_run --trajs 1,4,32 --relabel true,false --s
 Values between commas make a grid; a value that holds a comma stands in double quotes. --cells FILE has the flags of a
 cell in each line instead, and what is typed beside it holds for all lines. Run it again, after whatever ended it, to
 go on: what is done is not done twice. What the rows in --out hold is done, also where the folders of its runs are gone.
+While they are there, another --prompt or more --chains are played without learning again.
 """
 
 import functools

@@ -1,7 +1,8 @@
 """Run what is missing of a sweep: several launch.train_offline side by side, each on cores of its own.
 
 A run is done when its program has ended well and results of its last update are there; done.json then says so. What
-was begun goes on with --resume. Programs end with this process, however it ends, so that none works unseen.
+was begun goes on with --resume, and so does what another cell has learned that differs in how it is played alone.
+Programs end with this process, however it ends, so that none works unseen.
 """
 
 import collections
@@ -9,6 +10,7 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from typing import IO, Any, NamedTuple
 
 import envs
 from envs.family import find as find_family
-from launch.cells import Run, program
+from launch.cells import DEFAULTS, NOT_A_CELL, Run, program
 from launch.family_rows import read_episodes
 from launch.metrics import of_the_run, read_metrics, read_rows, write_atomically
 from launch.plan import read_stored
@@ -30,6 +32,10 @@ GRACE = 60.0
 """Seconds that a program has to save when it is told to stop."""
 ATTEMPTS = 3
 """Times that a run is begun or resumed, when what ends it is a signal: lack of memory kills, and may pass."""
+
+
+PLAYED = ("chains", "prompt")
+"""Flags of what is played once all is learned."""
 
 
 class Failure(NamedTuple):
@@ -122,6 +128,22 @@ def is_complete(folder: Path) -> bool:
     return path.is_file() and any(row["step"] == stored["updates"] for row in read_metrics(path))
 
 
+def take_over(run: Run) -> None:
+    """Copy what a run of another cell has learned into the folder of this one, where only what is played differs."""
+    for other in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
+        if other == run.folder or not (other / "done.json").is_file() or not (other / "checkpoints").is_dir():
+            continue
+        stored = read_stored(other)
+        names = [name for name in run.cell.resolved if name not in (*NOT_A_CELL, *PLAYED)]
+        if all(stored.get(name, DEFAULTS[name]) == run.cell.resolved[name] for name in names):
+            shutil.copytree(other / "checkpoints", run.folder / "checkpoints", dirs_exist_ok=True)
+            shutil.copy(other / "metrics.csv", run.folder)
+            played = {name: run.cell.resolved[name] for name in PLAYED}
+            # Last, for it says that the run has begun.
+            write_atomically(run.folder / "config.json", json.dumps(stored | played, indent=2))
+            return
+
+
 def log_tail(path: Path, lines: int = 12) -> str:
     """The last lines of a log, indented."""
     text = path.read_bytes()[-20_000:].decode(errors="replace")
@@ -174,6 +196,10 @@ class Sweep:
         return None
 
     def _start(self, run: Run, attempt: int, cores: Sequence[int]) -> _Work:
+        whole = not run.begun
+        if whole:
+            take_over(run)
+            whole = not run.begun
         run.folder.mkdir(parents=True, exist_ok=True)
         words = program(run.cell.command(run.seed, run.folder, resume=run.begun))
         log = (run.folder / LOG).open("ab")
@@ -183,7 +209,7 @@ class Sweep:
         process = subprocess.Popen(
             pinned, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-        return _Work(run, process, log, time.monotonic(), attempt, whole=not run.begun)
+        return _Work(run, process, log, time.monotonic(), attempt, whole)
 
     def _ended(self, place: int, work: _Work) -> bool:
         """Whether the run of a program that has ended is done."""

@@ -481,3 +481,17 @@ def test_the_real_program_takes_the_flags_of_a_cell(tmp_path):
     (row,) = read_stored_rows(tmp_path / "out" / "ablation.jsonl")
     assert (row["seeds"], row["env"], row["flags"]["width"]) == ([3], "cartpole_swingup", 16)
     assert row["heldout_loss"] > 0 and row["versions"]["jax"]
+
+    # More chains of the same weights: they are played, not learned again.
+    ran = subprocess.run([*command, "--chains=2"], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    again = next(row for row in read_stored_rows(tmp_path / "out" / "ablation.jsonl") if row["flags"]["chains"] == 2)
+    (log,) = tmp_path.glob(f"out/*-{again['key']}/seed-3/log.txt")
+    assert "--resume" in log.read_text() and "update 2/2" not in log.read_text()
+    assert again["heldout_loss"] == row["heldout_loss"] and again["chains"] == {"none": 2}
+    # Other weights are learned.
+    ran = subprocess.run([*command, "--chains=2", "--width=32"], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    other = next(row for row in read_stored_rows(tmp_path / "out" / "ablation.jsonl") if row["flags"]["width"] == 32)
+    (log,) = tmp_path.glob(f"out/*-{other['key']}/seed-3/log.txt")
+    assert "--resume" not in log.read_text() and "update 2/2" in log.read_text()
