@@ -228,6 +228,13 @@ def test_the_agent_is_the_same_bit_by_bit_on_any_number_of_cores_and_with_the_bl
         program = [sys.executable, "-c", PORTABLE, str(cores)]
         return subprocess.Popen(program, env=os.environ | variables, stdout=subprocess.PIPE, text=True)
 
+    # What only another CPU shows: the compiled program has neither of these, nor kernels that are chosen by the CPU.
+    state, batch = init_td3(jax.random.key(0), O, A, TINY), jax.tree.map(lambda leaf: leaf[None], batch_of(4))
+    compiled = (
+        explore._updates.lower(state, None, batch, jax.random.split(jax.random.key(1), 1), TINY).compile().as_text()
+    )
+    assert not [word for word in ("rsqrt", "ynn", "custom-call", "onednn") if word in compiled]
+
     both = begin(1, OPENBLAS_CORETYPE="Nehalem"), begin(2)
     one, two = (program.communicate()[0] for program in both)
     assert len(one) == 65 and one == two

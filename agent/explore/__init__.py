@@ -2,8 +2,9 @@
 
 What an agent has learned is a pure function of a seed and of the episodes in its replay: the caller may let
 it learn on one thread and act on another, stop it and go on, and always gets the same agent. It is the same on
-every x86 CPU with AVX2 and on any number of cores: learned on one core of the CPU, also where there is a GPU,
-and what BLAS computes, whose last bits are each CPU's own, is rounded.
+every x86 CPU with AVX2 and on any number of cores, where ONEDNN_MAX_CPU_ISA is AVX2, as launch.program sets it:
+learned on the CPU, also where there is a GPU, by sums in one order and without approximate instructions; what BLAS
+and LAPACK compute is rounded.
 """
 
 import contextlib
@@ -27,9 +28,8 @@ AGENTS = ("td3", "random", "rnd")
 CHUNK = 50
 """Updates in one compiled call, at most."""
 
-PORTABLE = {"xla_cpu_max_isa": "AVX2", "xla_cpu_multi_thread_eigen": False, "xla_cpu_experimental_ynn_fusion_type": ""}
-"""Options of XLA for the same sums in the same order everywhere. The last: none of YNNPACK's kernels, which are chosen
-by what the CPU is."""
+PORTABLE = {"xla_cpu_multi_thread_eigen": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+"""Options of XLA for sums in the same order everywhere. The second: none of YNNPACK's kernels, chosen by the CPU."""
 
 
 class Explorer(NamedTuple):

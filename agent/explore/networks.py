@@ -39,7 +39,9 @@ def mlp(layers: Layers, inputs: Any, xp: ModuleType = jnp) -> Any:
         x = x @ weights + bias[None]
         if depth == 0:
             x = x - x.mean(-1, keepdims=True)
-            x = xp.tanh(x / xp.sqrt((x * x).mean(-1, keepdims=True) + 1e-5))
+            deviation = xp.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+            # The maximum changes nothing, but keeps XLA from 1 / sqrt(x), which a CPU approximates in its own way.
+            x = xp.tanh(x / xp.maximum(deviation, 1e-3))
         elif depth < len(layers) - 1:
             x = xp.maximum(x, 0)
     return x

@@ -63,7 +63,12 @@ def update_rnd(state: RNDState, observations: jax.Array, config: ExploreConfig) 
     predictor = optax.apply_updates(state.predictor, updates)
     step = state.step + 1
     rate = jnp.maximum(MOMENTS_RATE, 1 / step)
-    mean = state.mean + rate * (jnp.mean(errors) - state.mean)
-    mean_square = state.mean_square + rate * (jnp.mean(errors**2) - state.mean_square)
+    mean = state.mean + rate * (_mean(errors) - state.mean)
+    mean_square = state.mean_square + rate * (_mean(errors**2) - state.mean_square)
     deviation = jnp.sqrt(jnp.maximum(mean_square - mean**2, 1e-12))
     return RNDState(state.target, predictor, optimizer_state, step, mean, mean_square), errors / deviation
+
+
+def _mean(values: jax.Array) -> jax.Array:
+    """[B] -> [], one after the other: a sum of XLA's has as many parts as the CPU has lanes."""
+    return jax.lax.fori_loop(0, len(values), lambda i, total: total + values[i], jnp.zeros(())) / len(values)
