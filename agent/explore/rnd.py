@@ -55,8 +55,8 @@ def update_rnd(state: RNDState, observations: jax.Array, config: ExploreConfig) 
     wanted = mlp(state.target, observations)
 
     def loss(predictor: Layers) -> tuple[jax.Array, jax.Array]:
-        errors = jnp.mean((mlp(predictor, observations) - wanted) ** 2, axis=-1)
-        return jnp.mean(errors), errors
+        squares = (mlp(predictor, observations) - wanted) ** 2
+        return jnp.mean(squares), _mean(squares.T)
 
     gradients, errors = jax.grad(loss, has_aux=True)(state.predictor)
     updates, optimizer_state = config.optimizer().update(gradients, state.optimizer)
@@ -70,5 +70,6 @@ def update_rnd(state: RNDState, observations: jax.Array, config: ExploreConfig) 
 
 
 def _mean(values: jax.Array) -> jax.Array:
-    """[B] -> [], one after the other: a sum of XLA's has as many parts as the CPU has lanes."""
-    return jax.lax.fori_loop(0, len(values), lambda i, total: total + values[i], jnp.zeros(())) / len(values)
+    """[N, ...] -> [...], one after the other: a sum of XLA's has as many parts as the CPU has lanes."""
+    none = jnp.zeros_like(values[0])
+    return jax.lax.fori_loop(0, len(values), lambda i, total: total + values[i], none) / len(values)
