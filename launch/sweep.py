@@ -128,20 +128,30 @@ def is_complete(folder: Path) -> bool:
     return path.is_file() and any(row["step"] == stored["updates"] for row in read_metrics(path))
 
 
-def take_over(run: Run) -> None:
-    """Copy what a run of another cell has learned into the folder of this one, where only what is played differs."""
+def take_over(run: Run) -> Path | None:
+    """Copy what a run of another cell has learned into the folder of this one, where only what is played differs -> the
+    other run's folder, if there is one.
+    """
+    kept = [name for name in run.cell.resolved if name not in (*NOT_A_CELL, *PLAYED)]
     for other in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
-        if other == run.folder or not (other / "done.json").is_file() or not (other / "checkpoints").is_dir():
+        if other == run.folder or not all(
+            (other / name).exists() for name in ("done.json", "checkpoints", "metrics.csv")
+        ):
             continue
-        stored = read_stored(other)
-        names = [name for name in run.cell.resolved if name not in (*NOT_A_CELL, *PLAYED)]
-        if all(stored.get(name, DEFAULTS[name]) == run.cell.resolved[name] for name in names):
-            shutil.copytree(other / "checkpoints", run.folder / "checkpoints", dirs_exist_ok=True)
-            shutil.copy(other / "metrics.csv", run.folder)
-            played = {name: run.cell.resolved[name] for name in PLAYED}
-            # Last, for it says that the run has begun.
-            write_atomically(run.folder / "config.json", json.dumps(stored | played, indent=2))
-            return
+        stored = DEFAULTS | read_stored(other)
+        if any(stored[name] != run.cell.resolved[name] for name in (*kept, "data_dir")):
+            continue
+        part = run.folder / "checkpoints.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(other / "checkpoints", part)
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+        part.rename(run.folder / "checkpoints")
+        shutil.copy(other / "metrics.csv", run.folder)
+        # Last, for it says that the run has begun.
+        config = run.cell.resolved | {"seed": run.seed, "out": str(run.folder)}
+        write_atomically(run.folder / "config.json", json.dumps(config, indent=2))
+        return other
+    return None
 
 
 def log_tail(path: Path, lines: int = 12) -> str:
@@ -196,10 +206,9 @@ class Sweep:
         return None
 
     def _start(self, run: Run, attempt: int, cores: Sequence[int]) -> _Work:
+        if not run.begun and (other := take_over(run)):
+            self._say(f"{run.name}: plays what {other} has learned")
         whole = not run.begun
-        if whole:
-            take_over(run)
-            whole = not run.begun
         run.folder.mkdir(parents=True, exist_ok=True)
         words = program(run.cell.command(run.seed, run.folder, resume=run.begun))
         log = (run.folder / LOG).open("ab")

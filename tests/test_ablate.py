@@ -224,7 +224,8 @@ def test_a_folder_of_other_flags_is_not_taken_for_the_cell(known, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, value, taken", [("chains", 2, True), ("prompt", "none,own", True), ("width", 64, False)]
+    "name, value, taken",
+    [("chains", 2, True), ("prompt", "none,own", True), ("width", 64, False), ("data_dir", "elsewhere", False)],
 )
 def test_what_was_learned_is_taken_over_where_what_is_played_alone_differs(known, tmp_path, name, value, taken):
     (run,) = cells.plan_runs(cells.plan_cells([{"trajs": "4"}], "cpu"), [0], tmp_path)
@@ -233,7 +234,7 @@ def test_what_was_learned_is_taken_over_where_what_is_played_alone_differs(known
     for file in ("metrics.csv", "done.json"):
         (other / file).write_text("{}")
     (other / "config.json").write_text(json.dumps(run.cell.resolved | {name: value}))
-    sweep.take_over(run)
+    assert sweep.take_over(run) == (other if taken else None)
     assert run.begun == taken == (run.folder / "checkpoints" / "4").is_dir()
     run.check()
 

@@ -222,18 +222,23 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.parametrize("agent", ["td3", "rnd"])
+def test_learning_has_no_approximate_instruction_and_no_kernel_that_is_chosen_by_the_cpu(agent):
+    with explore._on_cpu():
+        explorer, batch = explore.init(agent, 0, O, A, TINY), jax.tree.map(lambda leaf: leaf[None], batch_of(4))
+        lowered = explore._updates.lower(
+            explorer.td3, explorer.rnd, batch, jax.random.split(jax.random.key(1), 1), TINY
+        )
+        compiled = lowered.compile().as_text()
+    assert " dot(" in compiled
+    assert not [word for word in ("rsqrt", "ynn", "custom-call", "onednn") if word in compiled]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be set here")
 def test_the_agent_is_the_same_bit_by_bit_on_any_number_of_cores_and_with_the_blas_of_any_cpu():
     def begin(cores, **variables):
         program = [sys.executable, "-c", PORTABLE, str(cores)]
         return subprocess.Popen(program, env=os.environ | variables, stdout=subprocess.PIPE, text=True)
-
-    # What only another CPU shows: the compiled program has neither of these, nor kernels that are chosen by the CPU.
-    state, batch = init_td3(jax.random.key(0), O, A, TINY), jax.tree.map(lambda leaf: leaf[None], batch_of(4))
-    compiled = (
-        explore._updates.lower(state, None, batch, jax.random.split(jax.random.key(1), 1), TINY).compile().as_text()
-    )
-    assert not [word for word in ("rsqrt", "ynn", "custom-call", "onednn") if word in compiled]
 
     both = begin(1, OPENBLAS_CORETYPE="Nehalem"), begin(2)
     one, two = (program.communicate()[0] for program in both)

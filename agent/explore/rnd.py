@@ -66,7 +66,8 @@ def update_rnd(state: RNDState, observations: jax.Array, config: ExploreConfig) 
     mean = state.mean + rate * (_mean(errors) - state.mean)
     mean_square = state.mean_square + rate * (_mean(errors**2) - state.mean_square)
     deviation = jnp.sqrt(jnp.maximum(mean_square - mean**2, 1e-12))
-    return RNDState(state.target, predictor, optimizer_state, step, mean, mean_square), errors / deviation
+    bonus = errors / jnp.maximum(deviation, 1e-7)  # the maximum changes nothing but what XLA makes of it, as in mlp
+    return RNDState(state.target, predictor, optimizer_state, step, mean, mean_square), bonus
 
 
 def _mean(values: jax.Array) -> jax.Array:
