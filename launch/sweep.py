@@ -32,8 +32,6 @@ GRACE = 60.0
 """Seconds that a program has to save when it is told to stop."""
 ATTEMPTS = 3
 """Times that a run is begun or resumed, when what ends it is a signal: lack of memory kills, and may pass."""
-
-
 PLAYED = ("chains", "prompt")
 """Flags of what is played once all is learned."""
 
