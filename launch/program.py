@@ -1,6 +1,5 @@
 """What every program does the same way."""
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -15,9 +14,6 @@ def run(main: Callable[[list[str]], None], words: bool = False) -> None:
 
     words: the program takes words beside its flags.
     """
-
-    # oneDNN, by which XLA multiplies on CPUs, sums in another order with AVX-512: collected data would differ.
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)

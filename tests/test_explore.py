@@ -12,7 +12,7 @@ import pytest
 
 from agent import explore
 from agent.explore import rnd, td3
-from agent.explore.networks import init_mlp, mlp
+from agent.explore.networks import init_mlp, mlp, product
 from agent.explore.replay import Transitions
 from agent.explore.rnd import init_rnd
 from agent.explore.td3 import TD3State, act, init_td3, value
@@ -223,15 +223,31 @@ print(digest.hexdigest())
 
 
 @pytest.mark.parametrize("agent", ["td3", "rnd"])
-def test_learning_has_no_approximate_instruction_and_no_kernel_that_is_chosen_by_the_cpu(agent):
+def test_learning_has_no_approximate_instruction_and_no_kernel_or_block_that_is_chosen_by_the_cpu(agent):
     with explore._on_cpu():
         explorer, batch = explore.init(agent, 0, O, A, TINY), jax.tree.map(lambda leaf: leaf[None], batch_of(4))
         lowered = explore._updates.lower(
             explorer.td3, explorer.rnd, batch, jax.random.split(jax.random.key(1), 1), TINY
         )
         compiled = lowered.compile().as_text()
-    assert " dot(" in compiled
-    assert not [word for word in ("rsqrt", "ynn", "custom-call", "onednn") if word in compiled]
+    assert " multiply(" in compiled
+    assert not [word for word in (" dot(", "rsqrt", "ynn", "custom-call", "onednn") if word in compiled]
+
+
+@pytest.mark.parametrize("size", [(512, 64, 30), (64, 256, 1), (5, 23, 7)])
+def test_a_product_is_summed_from_the_first_to_the_last_term_and_has_the_gradients_of_any(size):
+    m, k, n = size
+    rng = np.random.default_rng(0)
+    x, weights, pull = (rng.normal(size=s).astype(np.float32) for s in ((m, k), (k, n), (m, n)))
+    total = np.zeros((m, n), np.float32)
+    for i in range(k):  # rounded once for each term, as by the CPU's fused multiply and add
+        total = (total + x[:, i, None].astype(np.float64) * weights[i]).astype(np.float32)
+    result, gradients = jax.vjp(product, x, weights)
+    compiled = jax.jit(product, compiler_options=explore.PORTABLE | {"xla_backend_optimization_level": 3})
+    np.testing.assert_array_equal(compiled(x, weights), total)
+    np.testing.assert_allclose(result, total, rtol=1e-4, atol=1e-5)
+    for ours, any_other in zip(gradients(pull), (pull @ weights.T, x.T @ pull), strict=True):
+        np.testing.assert_allclose(ours, any_other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be set here")

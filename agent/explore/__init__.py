@@ -2,9 +2,8 @@
 
 What an agent has learned is a pure function of a seed and of the episodes in its replay: the caller may let
 it learn on one thread and act on another, stop it and go on, and always gets the same agent. It is the same on
-every x86 CPU with AVX2 and on any number of cores, where ONEDNN_MAX_CPU_ISA is AVX2, as launch.program sets it:
-learned on the CPU, also where there is a GPU, by sums in one order and without approximate instructions; what BLAS
-and LAPACK compute is rounded.
+every x86 CPU with AVX2 and on any number of cores: learned on the CPU, also where there is a GPU, by sums in one order
+and without approximate instructions; what BLAS and LAPACK compute is rounded.
 """
 
 import contextlib
