@@ -10,6 +10,7 @@ from launch.comparison import read_stored_rows
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "results").glob("*.jsonl"))
+DOCUMENTS = ["README.md", "docs/evidence.md", "docs/earlier.md", "docs/families.md"]
 INTERVAL = re.compile(r"([+-]?[\d.]+)\s+\[([+-]?[\d.]+),\s+([+-]?[\d.]+)\]")
 
 
@@ -41,7 +42,7 @@ def test_the_tables_in_results_are_those_of_their_rows(source, found):
     assert drawn == source.with_suffix(".md").read_text()
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/evidence.md", "docs/families.md"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_tables_in_the_documents_are_those_of_their_rows(name, found):
     text = (ROOT / name).read_text()
     assert documents.MARK.search(text) and documents.refresh(text, found) == text
@@ -65,7 +66,7 @@ def test_a_table_in_a_document_is_drawn_anew(tmp_path):
         documents.refresh("<!-- table: results/x.jsonl, walker_run; columns: min -->\n", {"results/x.jsonl": [section]})
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/evidence.md", "docs/families.md"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_interval_in_the_documents_was_measured(name):
     found = intervals((ROOT / name).read_text())
     stored = set(intervals(TABLES))
