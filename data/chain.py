@@ -40,8 +40,8 @@ class ChainRules:
     loss: str = field(
         default="last",
         metadata={
-            "help": "Which actions are learned: of the last trajectory of a chain (take it for reward-free data such as "
-            f"rnd), of all, or mixed: of all, those of past ones at {PAST_WEIGHT:g} of the weight.",
+            "help": "Which actions are learned: of the last trajectory of a chain (take it for reward-free data such "
+            f"as rnd), of all, or mixed: of all, those of past ones at {PAST_WEIGHT:g} of the weight.",
             "choices": LOSSES,
         },
     )
