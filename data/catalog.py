@@ -127,6 +127,11 @@ def choose(env: Environment, dataset: str, data_dir: Path) -> str | None:
     return COLLECTED[0] if COLLECTED[0] in there else min(there, default=None)
 
 
+def is_reward_free(dataset: str) -> bool:
+    """Whether a data set is named after an algorithm that explores without the reward of a task."""
+    return dataset.removeprefix("exorl/") in DOWNLOADS
+
+
 def episodes(env: Environment, dataset: str, data_dir: Path) -> int:
     """How many episodes a data set holds; 0 where it is absent."""
     if dataset.startswith("minari/"):

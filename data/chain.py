@@ -40,8 +40,8 @@ class ChainRules:
     loss: str = field(
         default="last",
         metadata={
-            "help": "Which actions are learned: of the last trajectory of a chain (take it for reward-free data such "
-            f"as rnd), of all, or mixed: of all, those of past ones at {PAST_WEIGHT:g} of the weight.",
+            "help": "Which actions are learned: of the last trajectory of a chain, of all, or mixed: of all, those of "
+            f"past ones at {PAST_WEIGHT:g} of the weight. Presets take all, of reward-free data such as rnd the last.",
             "choices": LOSSES,
         },
     )

@@ -182,10 +182,20 @@ def auto_preset(env: str, method: str, backend: str) -> str:
 
 
 def fill_preset(preset: str, typed: set[str]) -> None:
-    """Set every flag that was not typed to what a preset says."""
+    """Set every flag that was not typed to what a preset says, and what depends on the environment and the data."""
     config_flags.fill(config_flags.read_preset(preset), typed)
     if find_family(flags.FLAGS.env):
         config_flags.fill(dict.fromkeys(("keep", "crop", "window"), str(flags.FLAGS.segment)), typed)
+    elif flags.FLAGS.method == "at" and _explored():
+        config_flags.fill({"loss": "last"}, typed)
+
+
+def _explored() -> bool:
+    """Whether the data are of reward-free exploration, of which the loss on all trajectories learns less."""
+    from data import catalog
+
+    name = catalog.choose(envs.spec(flags.FLAGS.env), flags.FLAGS.dataset, Path(flags.FLAGS.data_dir))
+    return name is not None and catalog.is_reward_free(name)
 
 
 def read_plan() -> Plan:

@@ -166,7 +166,7 @@ def short_windows(plan: Plan, episode_length: int) -> str:
 def shown_flags(plan: Plan) -> dict[str, Any]:
     """The flags of the plan that decide what a user sees of the preset."""
     every = plan.flags()
-    return {name: every[name] for name in ("tokens", "keep", "crop", "window", "rows", "updates", "optimizer")}
+    return {name: every[name] for name in ("tokens", "keep", "crop", "window", "loss", "rows", "updates", "optimizer")}
 
 
 def train(plan: Plan, training: Training, out: Path) -> None:

@@ -164,6 +164,20 @@ def test_a_cell_is_what_its_flags_come_to(known):
     assert len(cells.plan_cells([{"trajs": "4"}, same, {"trajs": "8"}], "cpu")) == 2
 
 
+def test_presets_take_the_loss_on_the_last_trajectory_of_reward_free_data(known, tmp_path):
+    def loss(**typed):
+        return cells.resolve({"data_dir": str(tmp_path), **typed}, "cpu").resolved["loss"]
+
+    assert loss() == loss(dataset="td3") == loss(env="walker_speed", dataset="commands_speed") == "all"
+    assert loss(dataset="rnd") == loss(dataset="exorl/proto") == loss(dataset="icm", preset="accelerator") == "last"
+    assert loss(dataset="rnd", loss="all") == loss(dataset="rnd", method="dt") == "all"
+    for name, unnamed in (("rnd", "last"), ("td3", "all")):  # what is taken where none is named
+        buffer = tmp_path / "walker" / name / "buffer"
+        buffer.mkdir(parents=True)
+        (buffer / "episode_000000_1000.npz").touch()
+        assert loss() == unnamed
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
