@@ -63,7 +63,9 @@ class ModelConfig:
     kv_heads: int = number(0, "Heads of keys and values, a divisor of --heads: less memory and cache; 0 is --heads.")
     rope: bool = number(False, "Rotary positions in the chain, beside the timestep features of every token.")
     reversible: bool = number(
-        False, "Two residual streams that can be computed backwards: memory constant in depth; another architecture."
+        False,
+        "Two residual streams that can be computed backwards: memory constant in depth; another architecture. In "
+        "bfloat16 its gradients are the less exact the deeper it is.",
     )
     dropout: float = number(0.1, "Dropout on embeddings, attention, and both residual branches.")
     remat: str = number(
@@ -118,8 +120,13 @@ class ModelConfig:
             raise ValueError(f"--rope: expected an even width of heads, got {self.width // self.heads}")
         if self.kernel not in ("auto", "xla") and (self.attention != "bpt" or self.reversible):
             raise ValueError(f"--kernel: expected auto or xla, but for bpt layers of one stream, got {self.kernel}")
-        if self.every > 1 and (self.attention != "bpt" or self.reversible or self.kernel not in ("auto", "xla")):
+        if self.every > 1 and (self.attention != "bpt" or self.reversible):
             raise ValueError(f"--every: expected 0 or 1, but for bpt layers of one stream, got {self.every}")
+        if self.kernel not in ("auto", "xla") and (self.every > 1 or self.remat == "minimal"):
+            raise ValueError(
+                f"--kernel: expected auto or xla with --every above 1 or --remat minimal, which a library's attention "
+                f"has not, got {self.kernel}"
+            )
         if self.dropout >= 1:
             raise ValueError(f"--dropout: expected a share below 1, got {self.dropout}")
 

@@ -21,6 +21,8 @@ PLATFORMS = {"cudnn": ("gpu",), "tokamax": ("gpu", "tpu", "cpu"), "splash": ("tp
 """Where each library kernel runs; tokamax has a slow form for a CPU, to test with."""
 
 
+CUDNN_WIDTH = 128
+"""Of a head, that every generation takes; from Hopper on it would be 256."""
 _target: list[str] = []
 
 
@@ -39,8 +41,8 @@ def backend() -> str:
     return _target[-1] if _target else jax.default_backend()
 
 
-def refusal(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain: bool) -> str:
-    """Why a library kernel cannot compute these layers; empty where it can."""
+def refusal(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain: bool, width: int) -> str:
+    """Why a library kernel cannot compute these layers, of heads [width]; empty where it can."""
     if backend not in PLATFORMS[kernel]:
         return f"it runs on {' or '.join(PLATFORMS[kernel])}, this is {backend}"
     if kernel != "cudnn" and importlib.util.find_spec("tokamax") is None:
@@ -53,10 +55,12 @@ def refusal(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain
         return "it drops no attention weights: --dropout=0"
     if kernel == "cudnn" and dtype not in (jnp.bfloat16, jnp.float16):
         return "it computes in 16 bits: --dtype=bfloat16"
+    if kernel == "cudnn" and (width % 8 or width > CUDNN_WIDTH):
+        return f"its heads are up to {CUDNN_WIDTH} wide, in multiples of 8, these {width}: --heads"
     return ""
 
 
-def choose(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain: bool) -> str:
+def choose(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain: bool, width: int) -> str:
     """The kernel that is used: `auto` takes the first library that can, cudnn, tokamax or splash, else xla.
 
     Raises:
@@ -66,8 +70,8 @@ def choose(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain:
         return kernel
     if kernel == "auto":
         libraries = [name for name in PLATFORMS if backend in PLATFORMS[name] and backend != "cpu"]
-        return next((name for name in libraries if not refusal(name, backend, sight, dtype, one_chain)), "xla")
-    if why := refusal(kernel, backend, sight, dtype, one_chain):
+        return next((name for name in libraries if not refusal(name, backend, sight, dtype, one_chain, width)), "xla")
+    if why := refusal(kernel, backend, sight, dtype, one_chain, width):
         raise ValueError(f"--kernel: {kernel} cannot compute these layers: {why}")
     return kernel
 

@@ -48,7 +48,7 @@ class CachedPolicy:
           seed: draws, for a chain by its number, which steps stay.
           prompt: trajectories that are in the context of every chain before its first episode.
           ranked: whether the context is laid out anew before every episode, from the best of the prompt and of the
-            chain's own episodes in the order of training chains; else the latest are in it, as they were played.
+            chain's own episodes in order of return; else the latest are in it, as they were played.
 
         Raises:
           ValueError: the context has no room for the prompt and an episode, or holds whole trajectories that are to be

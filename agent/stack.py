@@ -75,7 +75,7 @@ def stack(
     tiles = cut(sight, where, block, seed)
     if padding := len(tiles.order) * block - length:
         x = jnp.pad(x, [(0, 0), (0, padding), (0, 0)])
-    kernel = "xla" if form.reversible else chosen_kernel(form, x.dtype)
+    kernel = "xla" if form.reversible else chosen_kernel(form, x.dtype, weights.qkv.shape[-1])
     if kernel != "xla":
         y = _library(kernel, form.remat == "output", rule, weights, x, tiles)
     elif form.reversible:
@@ -86,10 +86,12 @@ def stack(
     return y[:, :length]
 
 
-def chosen_kernel(form: Form, dtype: jnp.dtype) -> str:
-    """Whose attention bpt layers use. Raises ValueError where the one asked for cannot."""
+def chosen_kernel(form: Form, dtype: jnp.dtype, width: int) -> str:
+    """Whose attention bpt layers use, of heads [width]. Raises ValueError where the one asked for cannot."""
+    if form.kernel == "auto" and (form.remat == "minimal" or form.every > 1):
+        return "xla"  # a library's keeps more than was asked for
     sight = Sight(form.window, form.span, form.dropout)
-    return kernels.choose(form.kernel, kernels.backend(), sight, dtype, form.one_chain)
+    return kernels.choose(form.kernel, kernels.backend(), sight, dtype, form.one_chain, width)
 
 
 def _library(kernel: str, keep: bool, rule: Rule, weights: bpt.LayerWeights, x: Array, tiles: Tiles) -> Array:

@@ -70,7 +70,7 @@ def init_tokens(key: Array, layout: str, observation_size: int, action_size: int
 
 
 def timestep_features(timesteps: Array) -> Array:
-    """[...] int -> [..., 1 + 2 * len(PERIODS)]: t / 1000 and a sine and cosine of every period, in steps."""
+    """[...] int -> [..., 1 + 2 * len(PERIODS)]: t / 500 - 1, and a sine and cosine of every period, in steps."""
     t = timesteps.astype(jnp.float32)
     waves = [f(2 * jnp.pi * t / period) for period in PERIODS for f in (jnp.sin, jnp.cos)]
     return jnp.stack([t / 500 - 1, *waves], axis=-1)

@@ -76,7 +76,7 @@ def kernel(config: ModelConfig) -> str:
     """Whose attention the layers use in training, on the backend there is."""
     if config.attention != "bpt" or config.reversible:
         return "xla"  # nothing else can be asked for
-    return chosen_kernel(form(config, config.dropout), jnp.dtype(config.dtype))
+    return chosen_kernel(form(config, config.dropout), jnp.dtype(config.dtype), config.width // config.heads)
 
 
 def predict(weights: Weights, config: ModelConfig, batch: Batch) -> Array:
@@ -137,13 +137,13 @@ def extend(
     trajectory: Array,
     slot: Array,
 ) -> tuple[Array, Cache]:
-    """Q new tokens of one trajectory, next in their chains: x [B, Q, E] -> ([B, Q, E], cache that holds them too).
+    """Q new tokens, next in their chains: x [B, Q, E] -> ([B, Q, E], cache that holds them too).
 
     Args:
       position, real: [B] int32: place in each chain of its first new token, and how many of the Q are tokens of the
         chain; those behind them are nothing, and no token ever sees them.
-      trajectory, slot: int32 scalars: the trajectory of the tokens, and where in the cache the Q lie side by side; no
-        token that is still visible may lie there.
+      trajectory: int32, of all tokens a scalar, or [Q], ascending and the same in all chains.
+      slot: int32 scalar: where in the cache the Q lie side by side; no token that is still visible may lie there.
     """
     x = x.astype(config.dtype)
     number = jnp.arange(x.shape[1], dtype=jnp.int32)[None]

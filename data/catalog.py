@@ -132,15 +132,15 @@ def is_reward_free(dataset: str) -> bool:
     return dataset.removeprefix("exorl/") in DOWNLOADS
 
 
-def episodes(env: Environment, dataset: str, data_dir: Path) -> int:
-    """How many episodes a data set holds; 0 where it is absent."""
+def episodes(env: Environment, dataset: str, data_dir: Path, max_steps: int = 0) -> int:
+    """How many episodes `load` would take, of a Minari set how many it holds; 0 where it is absent."""
     if dataset.startswith("minari/"):
         id = dataset.removeprefix("minari/")
         return minari.info(id).episodes if minari.find(id) else 0
     if dataset == "d4rl":
         path = d4rl.find(env.name, data_dir)
-        return len(_d4rl(env, path).trajectories) if path else 0
-    return len(exorl.episode_files(folder(env, dataset, data_dir) / "buffer"))
+        return len(_first(_d4rl(env, path).trajectories, max_steps)) if path else 0
+    return len(exorl.first(exorl.episode_files(folder(env, dataset, data_dir) / "buffer"), max_steps))
 
 
 def folder(env: Environment, dataset: str, data_dir: Path) -> Path:

@@ -111,7 +111,7 @@ def load(folder: Path, *, name: str, sizes: Sizes, reward_fn: RewardFn, workers:
     cache cannot be written: then make a folder of your own and link the `buffer` into it.
     """
     files, notes = usable_files(folder / "buffer")
-    files = _first(files, max_steps)
+    files = first(files, max_steps)
     read = partial(_read, name=name, sizes=sizes)
     source = exorl_cache.Source(name, (sizes.observation, sizes.action), read, reward_fn)
     return Loaded(*exorl_cache.load(folder / "cache", files, [*map(_steps, files)], source, workers), notes)
@@ -254,9 +254,9 @@ def _check_values(path: Path, key: str, values: np.ndarray) -> None:
         raise ValueError(f"{path}: action reaches {most:g}, expected all within [-1, 1]")
 
 
-def _first(files: list[Path], max_steps: int) -> list[Path]:
+def first(files: list[Path], max_steps: int) -> list[Path]:
     """The first files that together have at most so many steps; all for 0."""
-    if max_steps == 0:
+    if max_steps == 0 or not files:
         return files
     count = int(np.searchsorted(np.cumsum([*map(_steps, files)]), max_steps, side="right"))
     if count == 0:

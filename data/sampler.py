@@ -118,6 +118,11 @@ def chain_lengths(trajs: int, draw: str = "powers") -> list[int]:
     return [2**i for i in range(trajs.bit_length()) if 2**i < trajs] + [trajs]
 
 
+def train_count(trajectories: int, fraction: float) -> int:
+    """How many are left to train on where a fraction is held out."""
+    return trajectories - round(fraction * trajectories)
+
+
 def split(trajectories: Sequence[Trajectory], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (train, heldout), each increasing: a random `fraction`, rounded, is held out.
 
@@ -125,8 +130,8 @@ def split(trajectories: Sequence[Trajectory], fraction: float, seed: int) -> tup
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"--heldout: expected a fraction of at least 0 and below 1, got {fraction}")
-    count = round(fraction * len(trajectories))
-    if count >= len(trajectories):
+    left = train_count(len(trajectories), fraction)
+    if not left:
         raise ValueError(f"--heldout: {fraction} of {len(trajectories)} trajectories leaves none to train on")
     shuffled = np.random.default_rng(seed).permutation(len(trajectories))
-    return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+    return np.sort(shuffled[-left:]), np.sort(shuffled[:-left])

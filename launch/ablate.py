@@ -27,7 +27,7 @@ from launch.cells import Cell, Run, plan_cells, plan_runs
 from launch.comparison import ROWS, make_row, read_stored_rows, store_row
 from launch.join_rows import join
 from launch.plan import CONFIGS, read_plan
-from launch.sweep import Sweep, alone, seconds_left, split_cores, words_for
+from launch.sweep import Sweep, seconds_left, split_cores, words_for
 
 MEMORY = 2 * 2**30
 """Bytes that a program is assumed to need where their number is chosen: 1.2 GB was seen of 32 trajectories on a CPU."""
@@ -59,7 +59,7 @@ def sweep(swept: dict[str, str]) -> int:
     if flags.FLAGS.dry_run:
         print(cost_text(runs, len(places)))
         return 0
-    with alone(out):
+    with programs.alone(out):
         return work(found, control, runs, places, out)
 
 

@@ -137,7 +137,7 @@ def split_arguments(arguments: Sequence[str], own: set[str]) -> tuple[list[str],
 
 def values(name: str, text: str) -> list[str]:
     """'1,4,8' -> ['1', '4', '8']; a value that holds a comma stands in double quotes, as in a CSV file."""
-    found = next(csv.reader([text], skipinitialspace=True), [""])
+    found = next(csv.reader([text], skipinitialspace=True)) or [""]
     if len(found) > 1 and name in NOT_A_CELL:
         raise ValueError(f"--{name}: expected one value, since it changes nothing that is measured, got {text!r}")
     return found

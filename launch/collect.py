@@ -67,17 +67,24 @@ def collect(
         raise ValueError(f"dataset is {name!r}, expected the plain name of a folder")
     folder = data_dir / size.domain / name
     claim(folder, {"env": env_name, "agent": agent, "seed": seed, "config": dataclasses.asdict(config)}, episodes)
+    with program.alone(folder):
+        _fill(folder, size, agent, episodes, seed, config)
+    return folder
+
+
+def _fill(folder: Path, size: envs.Spec, agent: str, episodes: int, seed: int, config: explore.ExploreConfig) -> None:
+    """Play what is missing of a data set."""
     files = episodes_in_order(folder / "buffer")
     if len(files) >= episodes:
         print(f"{folder}: {len(files)} episodes of {episodes}, nothing to collect", flush=True)
-        return folder
+        return
     check_space(folder, size, episodes - len(files))
 
     explorer = explore.init(agent, seed, size.observation_size, size.action_size, config)
     explorer, learned = load_agent(folder / "agent.npz", explorer, len(files))
     capacity = min(episodes, REPLAY_EPISODES)
     replay = explore.Replay(capacity, size.episode_length, size.observation_size, size.action_size)
-    env = envs.make(env_name)
+    env = envs.make(size.name)
     with (
         Progress(folder, episodes, len(files), size.episode_length) as progress,
         ThreadPoolExecutor(1) as learner,
@@ -86,7 +93,7 @@ def collect(
             # The agent that plays is complete; what is learned meanwhile is for the next episode.
             learning = learner.submit(explore.learn, explorer, replay, seed, config) if episode >= learned else None
             if episode < len(files):
-                arrays = exorl.read_episode(files[episode], name=env_name, sizes=exorl.Sizes(*size[3:6]))
+                arrays = exorl.read_episode(files[episode], name=size.name, sizes=exorl.Sizes(*size[3:6]))
             else:
                 rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(episode,)))
                 policy = explore.policy(explorer, episode, size.action_size, rng, config)
@@ -97,7 +104,6 @@ def collect(
                 save_agent(folder / "agent.npz", explorer, episode + 1)
             replay.add(arrays["observation"], arrays["action"][1:], arrays["reward"][1:].ravel())
             progress.show(episode, arrays, explorer)
-    return folder
 
 
 def claim(folder: Path, origin: dict[str, Any], episodes: int) -> None:

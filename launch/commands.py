@@ -20,7 +20,7 @@ from agent.explore.commands import CommandConfig
 from data import exorl
 from envs.dmc import ControlSuite
 from envs.family import Family
-from launch import workers
+from launch import program, workers
 from launch.collect import Progress, check_space, claim, episodes_in_order, load_agent, play, save_agent
 
 Episode = dict[str, np.ndarray]
@@ -53,10 +53,17 @@ def collect(
     config = config or CommandConfig()
     folder = data_dir / family.domain / (dataset or dataset_name(family))
     claim(folder, {"env": family.name, "agent": "commands", "seed": seed, "config": config.origin()}, episodes)
+    with program.alone(folder):
+        _fill(family, folder, episodes, seed, config)
+    return folder
+
+
+def _fill(family: Family, folder: Path, episodes: int, seed: int, config: CommandConfig) -> None:
+    """Practise and play what is missing of a data set."""
     kept = len(episodes_in_order(folder / "buffer"))
     if kept >= episodes:
         print(f"{folder}: {kept} episodes of {episodes}, nothing to collect", flush=True)
-        return folder
+        return
     practised = len(episodes_in_order(folder / "practice"))
     check_space(folder, envs.spec(family.start), config.practice - practised + episodes - kept)
     explorer = practise(family, seed, folder, config)
@@ -69,7 +76,6 @@ def collect(
         for episode, arrays in zip(range(kept, episodes), each(roam, range(kept, episodes)), strict=True):
             exorl.write_episode(folder / "buffer", episode, arrays)
             progress.show(episode, arrays, explorer)
-    return folder
 
 
 def practise(family: Family, seed: int, folder: Path, config: CommandConfig) -> explore.Explorer:

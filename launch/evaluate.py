@@ -314,19 +314,20 @@ def main(_: list[str]) -> None:
         f"{out}: update {update} of {meta.env} on {meta.dataset}; playing {flags.FLAGS.chains} chains, "
         f"asking for {default if target is None else target:.0f}"
     )
-    table = evaluate(
-        out,
-        weights,
-        meta,
-        update,
-        chains=flags.FLAGS.chains,
-        trajs=trajs,
-        target_return=target,
-        seed=flags.FLAGS.seed,
-        video=flags.FLAGS.video,
-        protocols=protocols,
-        data=data_of(out, meta) if needs_data(meta, protocols) else (),
-    )
+    with program.alone(out):
+        table = evaluate(
+            out,
+            weights,
+            meta,
+            update,
+            chains=flags.FLAGS.chains,
+            trajs=trajs,
+            target_return=target,
+            seed=flags.FLAGS.seed,
+            video=flags.FLAGS.video,
+            protocols=protocols,
+            data=data_of(out, meta) if needs_data(meta, protocols) else (),
+        )
     print(f"\n{table}\nreport   {out / 'report.html'}")
 
 

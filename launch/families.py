@@ -5,7 +5,6 @@ perceptron that is told the task and one that is not, a rule made by hand (the f
 context achieves), and the policy behind segments that are labelled with another task.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,16 +46,19 @@ class FamilyData(NamedTuple):
 
 
 def dataset(family: Family, plan: "Plan") -> FamilyData:
-    """The data set that a run names, or the family's own, of which what is missing is collected."""
+    """The data set that a run names, or the family's own, collected where it is absent, and to its end where it is not
+    whole. More than it was begun for is launch.collect's to ask: other runs may have learned from it."""
     from launch import commands
 
     run, data_dir = plan.run, Path(plan.run.data_dir)
     if run.dataset:
         return load(family, run.dataset, data_dir, run.max_steps)
     name = commands.dataset_name(family)
-    origin = data_dir / family.domain / name / catalog.ORIGIN
-    begun = json.loads(origin.read_text()) if origin.is_file() else {}
-    commands.collect(family, "commands", run.episodes, begun.get("seed", run.seed), data_dir, name)
+    folder = data_dir / family.domain / name
+    begun = catalog.unfinished(folder)
+    if begun or not (folder / catalog.ORIGIN).is_file():
+        episodes, seed = begun.get("episodes", run.episodes), begun.get("seed", run.seed)
+        commands.collect(family, "commands", episodes, seed, data_dir, name)
     return load(family, name, data_dir, run.max_steps)
 
 
@@ -133,6 +135,7 @@ def protocols(
     """Every way of acting: its name, segments in context, episodes, and who plays a slice of the lanes."""
     rules, tasks, most = brain.rules, lanes.tasks, brain.model.trajs
     numbers = [(seed, lane) for lane in range(len(tasks))]
+    counts = sorted({count for count in PROMPTS if count < most} | {most})
 
     def cut(count: int, labels: np.ndarray) -> tuple[Segments, np.ndarray]:
         """The segments of a prompt, the same for every policy, and what the best of each achieves."""
@@ -154,9 +157,10 @@ def protocols(
 
     yield "told", 0, 1, memoryless(told, True, tasks)
     yield "not told", 0, 1, memoryless(untold, False, tasks)
-    for count in sorted({*PROMPTS, most} - {0, 1}):
-        yield "rule", count, 1, memoryless(told, True, cut(count, tasks)[1])
-    for count in sorted({*PROMPTS, most}):
+    for count in counts:
+        if count > 1:
+            yield "rule", count, 1, memoryless(told, True, cut(count, tasks)[1])
+    for count in counts:
         yield "data", count, 1, prompted(count, tasks)
     yield "wrong labels", most, 1, prompted(most, lanes.others())
     yield "own", most, OWN_EPISODES, lambda part: partial(Experienced, brain, tasks[part], most, numbers[part])
@@ -166,7 +170,8 @@ def play(
     family: Family, lanes: Lanes, make_actor: Callable[[slice], Callable[[], "Actor"]], episodes: int, each: Any
 ) -> "Played":
     """Play all lanes, a part of them in each process."""
-    parts = [slice(int(p[0]), int(p[-1]) + 1) for p in np.array_split(np.arange(len(lanes.seeds)), workers.count())]
+    count = min(workers.count(), len(lanes.seeds))
+    parts = [slice(int(p[0]), int(p[-1]) + 1) for p in np.array_split(np.arange(len(lanes.seeds)), count)]
     jobs = [(family, lanes.tasks[p], lanes.seeds[p], make_actor(p), episodes) for p in parts]
     played = list(each(_play, jobs))
     return type(played[0])(*(np.concatenate(parts) for parts in zip(*played, strict=True)))

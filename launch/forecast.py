@@ -6,6 +6,7 @@ of an update over the rate of the device, times a share of it that training reac
 """
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -275,7 +276,8 @@ def savings(plan: Plan, size: envs.Spec) -> list[str]:
 
     def of_model(**fields: object) -> None:
         name = " ".join(f"--{key}={str(value).lower()}" for key, value in fields.items())
-        changes[name] = plan._replace(model=replace(model, **fields))  # type: ignore[arg-type]
+        with suppress(ValueError):  # does not go with another flag
+            changes[name] = plan._replace(model=replace(model, **fields))  # type: ignore[arg-type]
 
     if model.attention != "bpt":
         of_model(attention="bpt")

@@ -15,7 +15,8 @@ Row = Mapping[str, Any]
 
 
 def join(old: Row, new: Row) -> dict[str, Any]:
-    """Both rows' seeds in order; a seed that both hold is the newer's, and so is what is not of a seed.
+    """Both rows' seeds in order; a seed that both hold is the newer's, and so is what is not of a seed, but for the
+    commits, versions and devices, of which both rows' stay.
 
     What one of them lacks (a protocol, the last chains or episodes, a point, a start) is left out: there are no gaps.
     Raises ValueError when they are of different data.
@@ -38,9 +39,17 @@ def join(old: Row, new: Row) -> dict[str, Any]:
         "seeds": order,
         "heldout_loss": None if None in errors else float(np.mean(errors)),
         "seconds": seconds,
-        "commit": ", ".join(dict.fromkeys(f"{old['commit']}, {new['commit']}".split(", "))),
+        **{name: _said(old.get(name), new.get(name)) for name in ("commit", "backend", "dtype", "versions")},
         **(_points(old, new, sources) if is_family(new) else _returns(old, new, sources)),
     }
+
+
+def _said(old: Any, new: Any) -> Any:
+    """What both rows say of where they were measured, and where they differ both: `0.10.2, 0.11.2`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {name: _said(old.get(name), new.get(name)) for name in old | new}
+    texts = [text for each in (old, new) if each is not None for text in str(each).split(", ")]
+    return ", ".join(dict.fromkeys(texts)) if texts else None
 
 
 def _returns(old: Row, new: Row, sources: Sequence[tuple[Row, int]]) -> dict[str, Any]:

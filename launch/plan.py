@@ -44,7 +44,7 @@ class RunConfig:
     max_steps: int = number(
         0, "Take the first episodes that together have no more steps, such as ExoRL's first 1000000; 0 is all."
     )
-    episodes: int = number(100, "Episodes to collect with td3 when there is no data set.")
+    episodes: int = number(100, "Episodes to collect when there is no data set.")
     keep: int = number(
         0,
         "Steps of each past trajectory that stay in the context, evenly spread over it, in training and in "
@@ -151,12 +151,18 @@ def read_flags() -> tuple[Plan, bool, str]:
     if resume:
         if not flags.FLAGS.out:
             flags.FLAGS["out"].value = latest_out(flags.FLAGS.env)
+        out = Path(flags.FLAGS.out)
+        stored = read_stored(out)
         if flags.FLAGS.trajs == config_flags.AUTO:  # what it came to is stored
             typed -= {"trajs"}
-        stored = read_stored(Path(flags.FLAGS.out))
-        names = [name for name in stored if name not in WATCHING]
+        if not stored["dataset"] and flags.FLAGS.dataset == began_with(out):  # what was chosen is in dataset.json
+            typed -= {"dataset"}
+        said = config_flags.read_preset(preset) if preset not in ("auto", "none") else {}
+        said.pop("loss", None)  # depends on the data
+        config_flags.fill(said, typed)
+        names = [name for name in stored if name not in WATCHING and name in typed | said.keys()]
         wanted = {name: flags.FLAGS[name].value for name in stored}
-        if different := config_flags.changed(stored, wanted, [n for n in names if n in typed]):
+        if different := config_flags.changed(stored, wanted, names):
             raise ValueError("; ".join(different) + "; a run goes on as it began, or starts anew in another --out")
         config_flags.fill({k: str(v) for k, v in stored.items() if k != "out"}, typed)
     elif preset != "none":
@@ -212,14 +218,17 @@ def read_plan() -> Plan:
 def choose_trajs() -> None:
     """--trajs auto: as many as the data have to train on and this machine's memory has room for."""
     from data import catalog
+    from data.sampler import train_count
     from launch import forecast
 
+    if find_family(flags.FLAGS.env):
+        raise ValueError("--trajs: expected a number in a family of tasks, whose chains are of segments, got auto")
     flags.FLAGS["trajs"].value = 1
     plan = read_plan()
     run, size = plan.run, envs.spec(plan.run.env)
     name = catalog.choose(size, run.dataset, Path(run.data_dir))
-    found = catalog.episodes(size, name, Path(run.data_dir)) if name else 0
-    most = round((found or run.episodes) * (1 - run.heldout))
+    found = catalog.episodes(size, name, Path(run.data_dir), run.max_steps) if name else 0
+    most = train_count(found or run.episodes, run.heldout)
     trajs = forecast.largest_trajs(plan, size, most)
     print(f"--trajs auto: {trajs}, of {most} trajectories to train on", flush=True)
     flags.FLAGS["trajs"].value = trajs
@@ -227,17 +236,24 @@ def choose_trajs() -> None:
 
 def open_out(plan: Plan, resume: bool) -> Path:
     """The folder of the run, made. Raises FileExistsError when it holds another run."""
-    if plan.run.out:
-        out = Path(plan.run.out)
-    else:
-        taken = Path("runs").glob(f"{plan.run.env}-*")
-        numbers = [int(p.name.rpartition("-")[2]) for p in taken if p.name.rpartition("-")[2].isdigit()]
-        out = Path("runs") / f"{plan.run.env}-{max(numbers, default=0) + 1}"
+    out = Path(plan.run.out) if plan.run.out else next_out(plan.run.env)
     if (out / "config.json").exists() and not resume:
         raise FileExistsError(f"--out: {out} holds a run already; add --resume to go on, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise PermissionError(f"--out: {out} cannot be written to; choose another folder")
+    return out
+
+
+def next_out(env: str) -> Path:
+    """The next free runs/<env>-<number>, made, so that no other run takes it."""
+    taken = Path("runs").glob(f"{env}-*")
+    numbers = [int(p.name.rpartition("-")[2]) for p in taken if p.name.rpartition("-")[2].isdigit()]
+    out = Path("runs") / f"{env}-{max(numbers, default=0) + 1}"
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:  # just now
+        return next_out(env)
     return out
 
 
@@ -247,6 +263,12 @@ def latest_out(env: str) -> str:
     if not runs:
         raise FileNotFoundError(f"--resume: no run of {env} under runs/; name its folder with --out")
     return str(runs[-1].parent)
+
+
+def began_with(out: Path) -> str:
+    """The data set that the run in a folder began with; empty where none has begun."""
+    path = out / "dataset.json"
+    return json.loads(path.read_text())["card"]["dataset"] if path.is_file() else ""
 
 
 def read_stored(out: Path) -> dict[str, Any]:

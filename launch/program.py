@@ -1,12 +1,37 @@
 """What every program does the same way."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from absl import app, logging
 
 MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError)
 """What a user can mend: these end in one line. Anything else is a fault of ours and keeps its traceback."""
+
+
+@contextmanager
+def alone(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Keep a folder, made where it is absent, from other programs; the system lets go when this one ends, however.
+
+    Where another has it: waits for its end, or, without `wait`, raises BlockingIOError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise BlockingIOError(f"{folder}: another program works in it; wait for its end") from None
+            print(f"Another program works in {folder}: waiting for its end.", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def run(main: Callable[[list[str]], None], words: bool = False) -> None:

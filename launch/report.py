@@ -17,6 +17,7 @@ from absl import flags
 from envs.scores import normalised_score, reference
 from launch import ablation_report, documents, page, program, sections
 from launch.metrics import read_metrics, read_rows, write_atomically
+from launch.plan import PROTOCOLS
 from launch.plots import draw
 from launch.statistics import Estimate, Result, newest_result
 
@@ -149,7 +150,7 @@ def _headline(result: Result, plus_minus: str) -> list[str]:
     """What the run found, in sentences: the last episode of the chain, its score, what context changed."""
     protocol = next(iter(result.chains))
     whole = [summary for summary in result.summaries if summary.protocol == protocol][-1]
-    where = "in context" if protocol == "own" else "with an empty context"
+    where = "in context" if protocol == "own" else f"with {PROTOCOLS[protocol]}"
     chains = f"{whole.chains} chains" if whole.chains > 1 else "1 chain, so no interval"
     sentences = [
         f"Last episode of {whole.trajs} {where}: {_show(whole.last, plus_minus)} ({chains}), "

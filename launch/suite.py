@@ -172,7 +172,7 @@ def _protocols(of_env: Mapping[str, Rows]) -> list[str]:
 def _by_env(of_env: Mapping[str, Rows], statistic: str, protocol: str, less: str = "") -> dict[str, list[np.ndarray]]:
     """Of a cell, by environment an array [C] for each seed of all its data: a statistic under a protocol, where it was
     played; less: another protocol, whose is taken away, of the chains that both have."""
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, dict[tuple[str, int], np.ndarray]] = {}
     for env, rows in of_env.items():
         for row in rows:
             if {protocol, less or protocol} <= set(row["returns"]):
@@ -181,8 +181,13 @@ def _by_env(of_env: Mapping[str, Rows], statistic: str, protocol: str, less: str
                     others = _shares(row, less, statistic)
                     chains = min(shares.shape[1], others.shape[1])
                     shares = shares[:, :chains] - others[:, :chains]
-                found.setdefault(env, []).extend(shares)
-    return found
+                of_seeds = found.setdefault(env, {})
+                for seed, of_seed in zip(row["seeds"], shares, strict=True):
+                    # The same weights, played again with another --prompt or more --chains, are one seed.
+                    which = row.get("dataset_hash", ""), seed
+                    if len(of_seed) > len(of_seeds.get(which, ())):
+                        of_seeds[which] = of_seed
+    return {env: list(of_seeds.values()) for env, of_seeds in found.items()}
 
 
 def _shared(rows: Rows) -> list[dict[str, Rows]]:

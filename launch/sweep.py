@@ -6,7 +6,6 @@ Programs end with this process, however it ends, so that none works unseen.
 """
 
 import collections
-import fcntl
 import itertools
 import json
 import os
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -98,19 +96,6 @@ def words_for(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Wait until no other launch.ablate works in the folder, and keep it until the end."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another launch.ablate works in {out}: waiting for its end.", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def is_complete(folder: Path) -> bool:

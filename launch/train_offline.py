@@ -19,7 +19,7 @@ from agent.config import BASELINES
 from envs.family import find as find_family
 from launch import config_flags, devices, program, workers
 from launch.metrics import Metrics, write_atomically
-from launch.plan import CONFIGS, Plan, open_out, read_flags
+from launch.plan import CONFIGS, Plan, began_with, open_out, read_flags
 from launch.training import Training
 
 # JAX, orbax and MuJoCo load in the functions that use them: --help and mistakes answer at once.
@@ -32,7 +32,13 @@ def main(_: list[str]) -> None:
         print_forecast(plan, size)
         return
     out = open_out(plan, resume)
-    dataset = load_dataset(plan, size)
+    with program.alone(out, wait=False):
+        learn(plan, preset, size, out)
+
+
+def learn(plan: Plan, preset: str, size: envs.Spec, out: Path) -> None:
+    """Load the data, train on them, and report; out of memory, say what would help."""
+    dataset = load_dataset(plan, size, out)
     try:
         go(plan, preset, size, dataset, out)
     except (MemoryError, RuntimeError) as error:
@@ -68,22 +74,23 @@ def go(plan: Plan, preset: str, size: envs.Spec, dataset: Any, out: Path) -> Non
     train(plan, training, out)
 
 
-def load_dataset(plan: Plan, size: envs.Spec) -> Any:
-    """The data set named, or the one there is, or one collected now."""
+def load_dataset(plan: Plan, size: envs.Spec, out: Path) -> Any:
+    """The data set named, or the one that the run in `out` began with, or the one there is, or one collected now."""
     from data import catalog
+    from data.sampler import train_count
 
     if family := find_family(size.name):
         from launch import families
 
         return families.dataset(family, plan)
     data_dir = Path(plan.run.data_dir)
-    name = catalog.choose(size, plan.run.dataset, data_dir)
+    name = catalog.choose(size, plan.run.dataset or began_with(out), data_dir)
     collects = size.simulator == "dm_control" and not plan.run.dataset
     begun = catalog.unfinished(data_dir / size.domain / name) if collects and name else {}
     goes_on = begun.items() >= {"env": size.name, "agent": "td3"}.items()
     if collects and (name is None or goes_on):
         name, episodes, seed = "td3", begun.get("episodes", plan.run.episodes), begun.get("seed", plan.run.seed)
-        if round(episodes * (1 - plan.run.heldout)) < plan.model.context:
+        if train_count(episodes, plan.run.heldout) < plan.model.context:
             raise ValueError(
                 f"--episodes: expected enough to train on chains of --trajs {plan.model.context} with --heldout "
                 f"{plan.run.heldout}, got {episodes}"

@@ -124,7 +124,7 @@ def test_values_between_commas_make_a_grid_and_quotes_hold_commas():
     assert cells.grid({"trajs": "1, 4", "relabel": "true,false"}) == [
         {"trajs": n, "relabel": r} for n in ("1", "4") for r in ("true", "false")
     ]
-    assert cells.values("dataset", '"a,b",c') == ["a,b", "c"]
+    assert cells.values("dataset", '"a,b",c') == ["a,b", "c"] and cells.values("dataset", "") == [""]
     with pytest.raises(ValueError, match="--save_every: expected one value"):
         cells.values("save_every", "1,2")
     with pytest.raises(ValueError, match="expected --seeds, such as --seeds=5"):

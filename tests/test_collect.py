@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ import envs
 from agent import explore
 from data import exorl
 from launch import collect
+from launch.program import alone
 
 # dm_control 1.0.50 does so wherever it looks up a name.
 pytestmark = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array:DeprecationWarning")
@@ -97,6 +99,18 @@ def test_a_finished_data_set_is_left_alone(tmp_path, capsys):
     assert run(tmp_path, 2) == folder
     assert "nothing to collect" in capsys.readouterr().out
     assert (contents(folder), (folder / "agent.npz").read_bytes()) == before
+
+
+def test_a_second_program_waits_for_the_first(tmp_path, capsys):
+    folder = tmp_path / "cartpole" / "td3"
+    with alone(folder):
+        second = threading.Thread(target=run, args=(tmp_path, 2))
+        second.start()
+        time.sleep(1)
+        assert second.is_alive() and not exorl.episode_files(folder / "buffer")
+    second.join()
+    assert len(exorl.episode_files(folder / "buffer")) == 2
+    assert f"Another program works in {folder}: waiting for its end." in capsys.readouterr().out
 
 
 def test_a_folder_of_another_agent_seed_or_environment_is_refused_and_not_harmed(tmp_path):

@@ -123,6 +123,9 @@ def test_rows_of_single_seeds_join_to_the_row_of_both(runs, row):
     assert second["starts"] == 3 and row["starts"] == 2
     joined = join(second, first)
     assert joined["points"] == row["points"] and joined["seeds"] == [0, 1] and joined["starts"] == 2
+    elsewhere = second | {"backend": "gpu", "versions": {"jax": "0.11.2", "python": "3.12.1"}}
+    joined = join(elsewhere, first | {"backend": "cpu", "versions": {"jax": "0.10.2"}})
+    assert joined["backend"] == "gpu, cpu" and joined["versions"] == {"jax": "0.11.2, 0.10.2", "python": "3.12.1"}
     changed = json.loads(json.dumps(first))
     changed["points"][0]["returns"][0][0][0] = 1.0
     assert join(row, changed)["points"][0]["returns"] == [

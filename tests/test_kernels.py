@@ -11,7 +11,7 @@ from agent import kernels
 from agent.attention import Visibility
 from agent.blockwise import Sight
 from agent.bpt import init_layer
-from agent.stack import Form, stack
+from agent.stack import Form, chosen_kernel, stack
 
 PLAIN = Sight(window=None, span=32, dropout_rate=0.0)
 
@@ -36,25 +36,34 @@ def tokamax_is_there(monkeypatch):
 def test_a_kernel_that_cannot_says_why_and_what_would_help(kernel, backend, changes, dtype, one_chain, why):
     sight = PLAIN._replace(**changes)
     with pytest.raises(ValueError, match=f"--kernel: {kernel} cannot compute these layers: .*{why}"):
-        kernels.choose(kernel, backend, sight, dtype, one_chain)
-    assert kernels.choose("auto", backend, sight, dtype, one_chain) != kernel
+        kernels.choose(kernel, backend, sight, dtype, one_chain, 64)
+    assert kernels.choose("auto", backend, sight, dtype, one_chain, 64) != kernel
 
 
 def test_a_kernel_whose_package_is_missing_says_which(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert kernels.choose("auto", "tpu", PLAIN, jnp.bfloat16, True) == "xla"
+    assert kernels.choose("auto", "tpu", PLAIN, jnp.bfloat16, True, 64) == "xla"
     with pytest.raises(ValueError, match="it needs the package tokamax"):
-        kernels.choose("splash", "tpu", PLAIN, jnp.bfloat16, True)
+        kernels.choose("splash", "tpu", PLAIN, jnp.bfloat16, True, 64)
 
 
 @pytest.mark.usefixtures("tokamax_is_there")
 def test_auto_takes_the_first_library_that_can():
-    assert kernels.choose("auto", "gpu", PLAIN, jnp.bfloat16, True) == "cudnn"
-    assert kernels.choose("auto", "gpu", PLAIN, jnp.float32, True) == "tokamax"
-    assert kernels.choose("auto", "tpu", PLAIN, jnp.float32, True) == "tokamax"
-    assert kernels.choose("auto", "gpu", PLAIN, jnp.bfloat16, False) == "xla"
-    assert kernels.choose("auto", "cpu", PLAIN, jnp.float32, True) == "xla"
-    assert kernels.choose("xla", "gpu", PLAIN, jnp.bfloat16, True) == "xla"
+    assert kernels.choose("auto", "gpu", PLAIN, jnp.bfloat16, True, 64) == "cudnn"
+    assert kernels.choose("auto", "gpu", PLAIN, jnp.float32, True, 64) == "tokamax"
+    assert kernels.choose("auto", "tpu", PLAIN, jnp.float32, True, 64) == "tokamax"
+    assert kernels.choose("auto", "gpu", PLAIN, jnp.bfloat16, False, 64) == "xla"
+    assert kernels.choose("auto", "cpu", PLAIN, jnp.float32, True, 64) == "xla"
+    assert kernels.choose("xla", "gpu", PLAIN, jnp.bfloat16, True, 64) == "xla"
+    assert kernels.choose("auto", "gpu", PLAIN, jnp.bfloat16, True, 512) == "tokamax"
+    with pytest.raises(ValueError, match="heads are up to 128 wide, in multiples of 8, these 60"):
+        kernels.choose("cudnn", "gpu", PLAIN, jnp.bfloat16, True, 60)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [({}, "cudnn"), ({"remat": "minimal"}, "xla"), ({"every": 4}, "xla")])
+def test_auto_takes_no_library_where_less_memory_was_asked_for_than_it_needs(asked, taken):
+    with kernels.compiling_for("gpu"):
+        assert chosen_kernel(Form(kernel="auto", one_chain=True, **asked), jnp.dtype("bfloat16"), 64) == taken
 
 
 @pytest.mark.usefixtures("tokamax_is_there")

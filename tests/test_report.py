@@ -13,7 +13,7 @@ from PIL import Image
 
 from launch.metrics import append_rows, write_atomically
 from launch.plots import _spread
-from launch.report import report
+from launch.report import _headline, report
 from launch.statistics import (
     estimate,
     gain_from_context,
@@ -135,6 +135,12 @@ def test_a_prompt_is_set_against_the_control_episode_by_episode():
         "own": -2.5,  # 1.5 - 3 and 3.5 - 7
         "best": 1.75,  # 5 - 3 and 8.5 - 7
     }
+
+
+def test_the_headline_says_what_was_in_the_context():
+    rows = rows_of([[4, 6], [8, 9]], "ranked") + rows_of([[2, 4], [6, 8]], "none")
+    first = _headline(newest_result(rows, np.array([9.0]), trajs=None), "+-")[0]
+    assert first.startswith("Last episode of 2 with the best of a chain's own earlier episodes in its context")
 
 
 def test_a_result_shows_the_newest_update_and_keeps_the_older_ones_as_history():

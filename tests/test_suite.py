@@ -111,6 +111,13 @@ def test_data_that_one_command_made_differently_are_taken_together():
     assert "1 to 2 training seeds" in about
 
 
+def test_a_seed_that_was_played_twice_counts_once():
+    """The same weights with another --prompt and more chains: what was played more often is told."""
+    twice = [{**row("walker_walk", "at", [5.0, 6.0], prompt="none"), "dataset_hash": "a"}]
+    rows = [*({**cell, "dataset_hash": "a"} for cell in ROWS), *twice]
+    assert suite.compare(rows, "last")[0].by_env == suite.compare(ROWS, "last")[0].by_env
+
+
 def test_what_own_episodes_give_is_of_data_on_which_both_were_played():
     def played(best, own, none, hash):
         cell = row("walker_walk", "at", none, best=best) | {"dataset_hash": hash}

@@ -113,13 +113,13 @@ def plan(data_dir, **changes):
 
 def test_a_run_is_trained_played_beside_its_controls_and_reported(data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(families, "OWN_EPISODES", 3)
-    monkeypatch.setattr(families, "PROMPTS", (0, 1))
+    monkeypatch.setattr(families, "PROMPTS", (0, 1, 16))  # 16 are more than a chain has: not played
     short = families.PERCEPTRON_OPTIMIZER.__class__(learning_rate=1e-3, updates=5)
     monkeypatch.setattr(families, "PERCEPTRON_OPTIMIZER", short)
     made, out = plan(data_dir), Path(tmp_path)
     made.check()
     size = envs.spec(FAMILY.name)
-    train_offline.go(made, "none", size, train_offline.load_dataset(made, size), out)
+    train_offline.go(made, "none", size, train_offline.load_dataset(made, size, out), out)
     table = (out / "tasks.txt").read_text()
     for words in ("perceptron told the task", "own episodes, episode 3", "labelled with another task"):
         assert words in table
@@ -154,6 +154,28 @@ def film(out, lane, monkeypatch):
     family_evaluation.film(out / "rollout.gif", families.brain_of(meta, weights), lanes, lane, meta.seed, update)
     ((recorder, _, _, words),) = saved
     return [(words, moments[-1].earned) for moments in recorder.moments.values()]
+
+
+def test_lanes_are_played_where_there_are_more_cores_than_lanes(monkeypatch):
+    from envs.family_rollout import Played
+
+    def played(job):
+        _, tasks, seeds, actor, episodes = job
+        assert actor.stop - actor.start == len(seeds) == len(tasks) == 1
+        return Played(*(np.repeat(seeds[:, None], episodes, axis=1) for _ in Played._fields))
+
+    monkeypatch.setattr(families.workers, "count", lambda: 64)
+    monkeypatch.setattr(families, "_play", played)
+    lanes = families.Lanes.of(FAMILY, 1, 0)
+    found = families.play(FAMILY, lanes, lambda part: part, 2, map)
+    np.testing.assert_array_equal(found.returns[:, 0], lanes.seeds)
+
+
+@pytest.mark.parametrize("episodes", [2, 400])
+def test_a_run_takes_the_data_of_its_family_as_they_are(data_dir, episodes):
+    """They are another run's, too: only launch.collect adds to them."""
+    whole = families.dataset(FAMILY, plan(data_dir, dataset=""))
+    assert families.dataset(FAMILY, plan(data_dir, dataset="", episodes=episodes)).card.sha256 == whole.card.sha256
 
 
 def test_shapes_that_no_chain_of_segments_has_are_refused(data_dir):

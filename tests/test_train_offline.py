@@ -1,6 +1,7 @@
 """The real program, end to end, on a tiny data set: it reports; stopped or killed, it goes on to the same bits."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,16 @@ import jax
 import numpy as np
 import pytest
 
+import envs
+from agent.config import ModelConfig, OptimizerConfig
 from data import d4rl, exorl
+from data.chain import ChainRules
 from data.episode import Episode
+from launch import train_offline
 from launch.checkpoint import Checkpoints
 from launch.metrics import read_rows
+from launch.plan import Plan, RunConfig
+from launch.program import alone
 
 TINY = [
     *(
@@ -128,10 +135,31 @@ def test_a_second_run_does_not_overwrite_the_first(unbroken, data_dir):
     assert "holds a run already; add --resume" in done.stderr
 
 
+def test_a_run_goes_on_with_the_data_that_it_began_with(data_dir, tmp_path):
+    """Even where others would be taken now."""
+    shutil.copytree(data_dir / "cartpole" / "td3", tmp_path / "data" / "cartpole" / "td3")
+    shutil.copytree(data_dir / "cartpole" / "td3", tmp_path / "data" / "cartpole" / "rnd")
+    begun, size = RunConfig("cartpole_swingup", data_dir=str(tmp_path / "data")), envs.spec("cartpole_swingup")
+    plan = Plan(begun, ModelConfig(), OptimizerConfig(), ChainRules())
+    assert train_offline.load_dataset(plan, size, tmp_path).card.dataset == "td3"
+    (tmp_path / "dataset.json").write_text(json.dumps({"card": {"dataset": "rnd"}}))
+    assert train_offline.load_dataset(plan, size, tmp_path).card.dataset == "rnd"
+
+
+def test_two_programs_do_not_work_in_one_folder(data_dir, tmp_path):
+    with alone(tmp_path / "run"):
+        done = run("train_offline", *TINY, f"--data_dir={data_dir}", f"--out={tmp_path / 'run'}")
+    assert done.returncode
+    assert done.stderr == f"error: {tmp_path / 'run'}: another program works in it; wait for its end\n"
+
+
 def test_a_run_does_not_go_on_under_other_flags(unbroken, data_dir):
     done = run("train_offline", "--resume", f"--out={unbroken[0]}", f"--data_dir={data_dir}", "--width=32")
     assert done.returncode != 0
     assert "--width: expected 16 as in the stored run, got 32" in done.stderr
+    done = run("train_offline", "--resume", f"--out={unbroken[0]}", f"--data_dir={data_dir}", "--preset=accelerator")
+    assert done.returncode != 0
+    assert "--tokens: expected 'fused' as in the stored run, got 'interleaved'" in done.stderr
 
 
 def test_evaluate_plays_a_checkpoint(unbroken):
@@ -159,6 +187,7 @@ def test_evaluate_plays_a_checkpoint(unbroken):
         (["--env=cartpole_swingup", "--accumulate=3"], "--accumulate: expected a divisor of --rows 4, got 3"),
         (["--env=cartpole_swingup", "--device=h100"], "--device: expected --forecast with it"),
         (["--env=cartpole_swingup", "--resume"], "nothing has been trained in"),
+        (["--env=walker_speed", "--trajs=auto"], "--trajs: expected a number in a family of tasks"),
     ],
 )
 def test_a_mistake_gets_one_line_and_a_non_zero_exit(data_dir, tmp_path, flags, message):

@@ -47,7 +47,7 @@ def value(critic: Layers, observations: jax.Array, actions: jax.Array) -> jax.Ar
 
 
 def update_td3(state: TD3State, batch: Transitions, key: jax.Array, config: ExploreConfig) -> TD3State:
-    """One update on a minibatch [B]: algorithm 1 of the paper."""
+    """One update on a minibatch [B]: algorithm 1 of the paper, but that the target critics follow at every update."""
     values = jax.vmap(value, (0, None, None))
     targets = critic_targets(state, batch, key, config)
 
