@@ -1,7 +1,10 @@
 """What a run is: its flags as frozen dataclasses, filled by hand, by a preset, or by the run that goes on."""
 
+import dataclasses
 import json
 import os
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -263,6 +266,16 @@ def latest_out(env: str) -> str:
     if not runs:
         raise FileNotFoundError(f"--resume: no run of {env} under runs/; name its folder with --out")
     return str(runs[-1].parent)
+
+
+def command_again(stored: Mapping[str, Any]) -> str:
+    """A command that makes a run with these flags from nothing, however often the stored one was resumed."""
+    defaults = {field.name: field.default for config in CONFIGS for field in dataclasses.fields(config)}
+    names = [
+        name for name in defaults if name not in ("env", "out") and stored.get(name, defaults[name]) != defaults[name]
+    ]
+    given = [f"--{name}={stored[name]}" for name in names]
+    return shlex.join(["python", "-m", "launch.train_offline", f"--env={stored['env']}", "--preset=none", *given])
 
 
 def began_with(out: Path) -> str:

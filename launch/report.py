@@ -17,7 +17,7 @@ from absl import flags
 from envs.scores import normalised_score, reference
 from launch import ablation_report, documents, page, program, sections
 from launch.metrics import read_metrics, read_rows, write_atomically
-from launch.plan import PROTOCOLS
+from launch.plan import PROTOCOLS, command_again
 from launch.plots import draw
 from launch.statistics import Estimate, Result, newest_result
 
@@ -237,8 +237,8 @@ def _page(
         page.element("p", f"{_data_sentence(result)}."),
         page.facts(card | {"data set": row["dataset"], "hash": row["dataset_hash"]}),
         page.element("h2", "Run it again"),
-        page.element("pre", row["command"]),
-        page.facts({"commit": row["commit"], **row["versions"]}),
+        page.element("pre", command_again({"env": row["env"]} | config)),
+        page.facts({"measured by": row["command"], "commit": row["commit"], **row["versions"]}),
         f"<details open>{page.element('summary', 'Configuration')}{page.facts(config)}</details>",
     ]
     return page.document(row["env"], parts)

@@ -163,7 +163,8 @@ def write_run(out, rng, chains=3):
     for update in (50, 100):
         append_rows(out / "results.jsonl", rows_of(rng.uniform(0, 400, (chains, 4)), update=update))
     append_rows(out / "results.jsonl", rows_of(rng.uniform(0, 300, (chains, 4)), "none"))
-    write_atomically(out / "config.json", json.dumps({"model": {"width": 128}, "env": "walker_run"}))
+    config = {"model": {"width": 128}, "env": "walker_run", "trajs": 8, "sort": False, "layers": 3, "out": "runs/a b"}
+    write_atomically(out / "config.json", json.dumps(config))
     returns = rng.uniform(0, 400, 20).tolist()
     write_atomically(out / "dataset.json", json.dumps({"card": {"steps": 20_000}, "returns": returns}))
     lines = [f"{step},{1 / (step + 1)},{'' if step % 10 else 0.5}\n" for step in range(100)]
@@ -186,7 +187,8 @@ def test_a_report_writes_every_file_and_a_page_that_needs_nothing_else(tmp_path)
     assert not re.search(r"href=|http|url\(|@import|<script|<link", re.sub(r"base64,[^\"]*", "", page))
     assert "&lt;td3&gt;" in page and "<td3>" not in page
     assert "<figcaption>episode 1 &amp; episode 8</figcaption>" in page
-    for words in (SHARED["command"], "0123-dirty", "model.width", "20000"):
+    again = "python -m launch.train_offline --env=walker_run --preset=none --trajs=8 --sort=False"
+    for words in (f">{again}<", SHARED["command"], "0123-dirty", "model.width", "20000"):
         assert words in page
     assert text.isascii()
     assert not [path for path in out.iterdir() if path.name.endswith(".part")]
