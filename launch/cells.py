@@ -5,7 +5,6 @@ name on disk ends in a hash of those that differ from their defaults, so that a 
 """
 
 import csv
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -19,12 +18,10 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from launch import config_flags
-from launch.plan import CONFIGS, auto_preset, fill_preset, read_plan, read_stored
+from launch.plan import DEFAULTS, auto_preset, fill_preset, read_plan, read_stored
 
 NOT_A_CELL = ("out", "seed", "data_dir", "save_every", "log_every", "wandb")
 """Flags that change nothing in what is measured, and the seed, of which a cell has several."""
-DEFAULTS = {field.name: field.default for config in CONFIGS for field in dataclasses.fields(config)}
-"""Of every flag of train_offline."""
 
 
 class Cell(NamedTuple):
@@ -102,7 +99,7 @@ class Run(NamedTuple):
 
 def known_flags() -> tuple[str, ...]:
     """The flags of train_offline that a sweep may set."""
-    return ("preset", *(f.name for config in CONFIGS for f in dataclasses.fields(config) if f.name != "out"))
+    return ("preset", *(name for name in DEFAULTS if name != "out"))
 
 
 def split_arguments(arguments: Sequence[str], own: set[str]) -> tuple[list[str], dict[str, str]]:

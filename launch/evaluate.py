@@ -295,6 +295,7 @@ def main(_: list[str]) -> None:
         raise FileNotFoundError(f"--checkpoint: expected the folder of a run, as --out of train_offline, got {out}")
     checkpoints = Checkpoints(out)
     meta = checkpoints.meta()
+    checkpoints.close()
     if flags.FLAGS.env and flags.FLAGS.env != meta.env:
         raise ValueError(f"--env: expected {meta.env}, which {out} was trained on, got {flags.FLAGS.env}")
     if "ranked" in protocols and not meta.keep:
@@ -306,15 +307,16 @@ def main(_: list[str]) -> None:
         raise ValueError(
             f"--prompt: expected none of a family of tasks, which has protocols of its own, got {protocols}"
         )
-    weights, update = checkpoints.weights()
-    checkpoints.close()
     # A family stores the rate that is asked for: the mean reward of the next steps.
     default = meta.target_return * (envs.spec(meta.env).episode_length if family else 1)
-    print(
-        f"{out}: update {update} of {meta.env} on {meta.dataset}; playing {flags.FLAGS.chains} chains, "
-        f"asking for {default if target is None else target:.0f}"
-    )
     with program.alone(out):
+        checkpoints = Checkpoints(out)  # anew: what was waited for may have gone on training
+        weights, update = checkpoints.weights()
+        checkpoints.close()
+        print(
+            f"{out}: update {update} of {meta.env} on {meta.dataset}; playing {flags.FLAGS.chains} chains, "
+            f"asking for {default if target is None else target:.0f}"
+        )
         table = evaluate(
             out,
             weights,

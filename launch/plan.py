@@ -95,6 +95,8 @@ class RunConfig:
 
 
 CONFIGS = (RunConfig, ModelConfig, OptimizerConfig, ChainRules, SegmentRules)
+DEFAULTS = {field.name: field.default for config in CONFIGS for field in dataclasses.fields(config)}
+"""Of every flag of train_offline."""
 WATCHING = ("out", "data_dir", "chains", "prompt", "eval_every", "save_every", "log_every", "wandb", "episodes")
 """Flags that may differ when a run goes on: they do not touch what is learned."""
 
@@ -270,11 +272,8 @@ def latest_out(env: str) -> str:
 
 def command_again(stored: Mapping[str, Any]) -> str:
     """A command that makes a run with these flags from nothing, however often the stored one was resumed."""
-    defaults = {field.name: field.default for config in CONFIGS for field in dataclasses.fields(config)}
-    names = [
-        name for name in defaults if name not in ("env", "out") and stored.get(name, defaults[name]) != defaults[name]
-    ]
-    given = [f"--{name}={stored[name]}" for name in names]
+    names = [name for name, default in DEFAULTS.items() if stored.get(name, default) != default]
+    given = [f"--{name}={stored[name]}" for name in names if name not in ("env", "out")]
     return shlex.join(["python", "-m", "launch.train_offline", f"--env={stored['env']}", "--preset=none", *given])
 
 

@@ -15,13 +15,14 @@ MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFound
 def alone(folder: Path, wait: bool = True) -> Iterator[None]:
     """Keep a folder, made where it is absent, from other programs; the system lets go when this one ends, however.
 
-    Where another has it: waits for its end, or, without `wait`, raises BlockingIOError.
+    Where another has it: waits for its end, or, without `wait`, raises BlockingIOError. On Windows, which has no such
+    locks, nobody is kept out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
             import fcntl
-        except ImportError:  # Windows
+        except ImportError:
             yield
             return
         try:

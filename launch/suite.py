@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from launch import labels
-from launch.cells import DEFAULTS, NOT_A_CELL
+from launch.cells import NOT_A_CELL
 from launch.intervals import (
     Interval,
     draw_strata,
@@ -26,7 +26,7 @@ from launch.intervals import (
     performance_profile,
     stratum_weights,
 )
-from launch.plan import WATCHING
+from launch.plan import DEFAULTS, WATCHING
 from launch.plots import GREY, INK, STYLE, png
 from launch.sections import Figure, Section, count, show
 

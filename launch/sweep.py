@@ -20,10 +20,10 @@ from typing import IO, Any, NamedTuple
 
 import envs
 from envs.family import find as find_family
-from launch.cells import DEFAULTS, NOT_A_CELL, Run, program
+from launch.cells import NOT_A_CELL, Run, program
 from launch.family_rows import read_episodes
 from launch.metrics import of_the_run, read_metrics, read_rows, write_atomically
-from launch.plan import read_stored
+from launch.plan import DEFAULTS, read_stored
 
 LOG = "log.txt"
 GRACE = 60.0

@@ -14,7 +14,7 @@ import pytest
 
 import envs
 from agent.config import ModelConfig, OptimizerConfig
-from data import d4rl, exorl
+from data import catalog, d4rl, exorl
 from data.chain import ChainRules
 from data.episode import Episode
 from launch import train_offline
@@ -81,6 +81,7 @@ def test_a_forecast_prints_and_writes_nothing_and_auto_takes_what_the_data_have(
     assert "--trajs auto: 8, of 8 trajectories" in done.stdout
     assert "tokens   22 a row, 44 a batch" in done.stdout and ", fits in " in done.stdout
     assert not out.exists()
+    assert catalog.episodes(envs.spec("cartpole_swingup"), "td3", data_dir, max_steps=100) == 5  # of 20 steps
 
 
 def final(out):
