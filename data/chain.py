@@ -1,7 +1,7 @@
 """Chain of hindsight (Liu & Abbeel, arXiv 2305.16554, Algorithm 1): ordered attempts, asked for the best.
 
 Pure functions, in environment units. The context rule, how much of an attempt a chain shows, is the same at
-training (`cut_chain`) and at rollout (`cut_past`).
+training (`excerpt`) and at rollout (`cut_past`).
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class Attempt(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The steps that a chain shows of its attempts, one after another: the fields of a `Batch` row.
+    """The steps that chains show of their attempts, one after another: the fields of a `Batch` row.
 
     S is the number of steps in all.
     """
@@ -175,21 +175,33 @@ def shown(length: int, most: int) -> int:
     return min(length, most) if most else length
 
 
-def cut_chain(attempts: Sequence[Attempt], rules: ChainRules, keep: int, crop: int, rng: np.random.Generator) -> Steps:
-    """A chain to learn from: attempts already in order, `keep` steps of each past one, `crop` of the last."""
+class Excerpt(NamedTuple):
+    """What a chain shows of its attempts, all per attempt, [N], in order."""
+
+    attempts: Sequence[Attempt]
+    kept: Sequence[np.ndarray]
+    """The steps shown of each, increasing."""
+    targets: np.ndarray
+    """[N]: the returns asked for."""
+    weights: np.ndarray
+    """[N]: of their actions in the loss."""
+
+
+def excerpt(attempts: Sequence[Attempt], rules: ChainRules, keep: int, crop: int, rng: np.random.Generator) -> Excerpt:
+    """Of a chain to learn from: attempts already in order, `keep` steps of each past one, `crop` of the last."""
     totals = np.array([attempt.total for attempt in attempts])
     kept = [kept_steps(attempt.length, keep, rng) for attempt in attempts[:-1]]
     kept.append(cropped_steps(attempts[-1].length, crop, rng))
     weights = np.full(len(attempts), rules.past_weight)
     weights[-1] = 1
     targets = np.full_like(totals, totals.max()) if rules.relabel else totals
-    return _cut(attempts, kept, targets, completed(totals, targets, rules), weights)
+    return Excerpt(attempts, kept, targets, weights)
 
 
 def cut_past(
     attempts: Sequence[Attempt], rules: ChainRules, keep: int, target_return: float, rng: np.random.Generator
 ) -> Steps:
-    """The context of the next episode: finished attempts, one or more, already in order, as in `cut_chain`.
+    """The context of the next episode: finished attempts, one or more, already in order, as in `excerpt`.
 
     `target_return` is what the chain is asked for; without `relabel` each keeps its own return.
     """
@@ -197,24 +209,21 @@ def cut_past(
     kept = [kept_steps(attempt.length, keep, rng) for attempt in attempts]
     targets = np.full_like(totals, target_return) if rules.relabel else totals
     weights = np.full(len(attempts), rules.past_weight)
-    return _cut(attempts, kept, targets, completed(totals, targets, rules), weights)
+    return cut([Excerpt(attempts, kept, targets, weights)], rules)
 
 
-def _cut(
-    attempts: Sequence[Attempt],
-    kept: Sequence[np.ndarray],
-    targets: np.ndarray,
-    completed: np.ndarray,
-    weights: np.ndarray,
-) -> Steps:
-    """The kept steps of every attempt; targets, completed and loss weights are per attempt, [N]."""
+def cut(excerpts: Sequence[Excerpt], rules: ChainRules) -> Steps:
+    """The steps of one chain or more, one chain after another: of all at once, for a batch may have thousands."""
+    attempts = [attempt for each in excerpts for attempt in each.attempts]
+    kept = [steps for each in excerpts for steps in each.kept]
     pairs = list(zip(attempts, kept, strict=True))
     index = np.repeat(np.arange(len(attempts)), [len(steps) for steps in kept])
+    in_chain = _joined([np.arange(len(each.attempts)) for each in excerpts])[index]
+    targets = _joined([each.targets for each in excerpts])
+    flags = completed(np.array([attempt.total for attempt in attempts]), targets, rules)
     timesteps = _joined(kept)
     first = timesteps == 0
     last = timesteps == np.array([attempt.length for attempt in attempts])[index] - 1
-    actions = _joined([a.trajectory.actions[steps] for a, steps in pairs])
-    rewards = _joined([a.trajectory.rewards[steps] for a, steps in pairs])
     # At step 0 the index is -1: the last row, blanked below.
     previous_actions = _joined([a.trajectory.actions[steps - 1] for a, steps in pairs])
     previous_rewards = _joined([a.trajectory.rewards[steps - 1] for a, steps in pairs])
@@ -222,19 +231,19 @@ def _cut(
     previous_rewards[first] = 0
     return Steps(
         observations=_joined([a.trajectory.observations[steps] for a, steps in pairs]),
-        actions=actions,
-        rewards=rewards,
-        completions=last & completed[index],
+        actions=_joined([a.trajectory.actions[steps] for a, steps in pairs]),
+        rewards=_joined([a.trajectory.rewards[steps] for a, steps in pairs]),
+        completions=last & flags[index],
         target_returns=targets[index] - _joined([a.earned[steps] for a, steps in pairs]),
         previous_actions=previous_actions,
         previous_rewards=previous_rewards,
-        previous_completions=first & (index > 0) & completed[index - 1],
+        previous_completions=first & (in_chain > 0) & flags[index - 1],
         timesteps=timesteps,
-        trajectories=index,
-        loss_weights=weights[index],
+        trajectories=in_chain,
+        loss_weights=_joined([each.weights for each in excerpts])[index],
     )
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """One after another; a single one as it is, for a chain of one is cut many thousand times a second."""
+    """One after another; a single one as it is."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,16 +1,13 @@
 """Batches of chains: batch(step) is a pure function of seed and step, so a resumed run sees the same ones."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from data import chain
-from data.chain import Attempt, ChainRules
+from data.chain import Attempt, ChainRules, Excerpt
 from data.scaling import Scaling
 from data.trajectory import Batch, Trajectory
-
-_INTEGERS = ("timesteps", "trajectories", "chains")
 
 
 class Sampler:
@@ -69,38 +66,38 @@ class Sampler:
 
     def batch(self, step: int) -> Batch:
         """The batch [B, M] of an update, scaled; a row depends on the seed, the step and its number alone."""
-        shape = (self.rows, self.steps_per_row)
-        widths = {
-            "observations": self.attempts[0].trajectory.observations.shape[1:],
-            "actions": (actions := self.attempts[0].trajectory.actions.shape[1:]),
-            "previous_actions": actions,
-        }
-        batch = Batch(
-            **{
-                name: np.zeros(shape + widths.get(name, ()), np.int32 if name in _INTEGERS else np.float32)
-                for name in Batch._fields
-            }
-        )
+        excerpts, numbers, places = [], [], []
         for row in range(self.rows):
-            self._fill(Batch(*(values[row] for values in batch)), np.random.default_rng((self.seed, step, row)))
-        return batch
+            start = row * self.steps_per_row
+            rng = np.random.default_rng((self.seed, step, row))
+            for number, excerpt in enumerate(self._row(rng), start=1):
+                count = sum(len(steps) for steps in excerpt.kept)
+                excerpts.append(excerpt)
+                numbers.append(np.full(count, number))
+                places.append(np.arange(start, start + count))
+                start += count
+        steps = chain.cut(excerpts, self.rules).scaled(self.scaling)._asdict() | {"chains": np.concatenate(numbers)}
+        place = np.concatenate(places)
+        return Batch(**{name: self._padded(values, place, _dtype(name)) for name, values in steps.items()})
 
-    def _fill(self, row: Batch, rng: np.random.Generator) -> None:
-        """Write whole chains into a row [M], until the next does not fit."""
-        start = 0
-        for number in itertools.count(1):
-            if start == self.steps_per_row:
-                return
+    def _padded(self, values: np.ndarray, place: np.ndarray, dtype: type) -> np.ndarray:
+        """[S, ...] -> [B, M, ...]: every step at its place in the batch, nought elsewhere."""
+        flat = np.zeros((self.rows * self.steps_per_row, *values.shape[1:]), dtype)
+        flat[place] = values
+        return flat.reshape(self.rows, self.steps_per_row, *values.shape[1:])
+
+    def _row(self, rng: np.random.Generator) -> Iterator[Excerpt]:
+        """Whole chains, until the next does not fit."""
+        left = self.steps_per_row
+        while left:
             attempts = self._draw(rng)
             past = sum(chain.shown(attempt.length, self.keep) for attempt in attempts[:-1])
-            end = start + past + chain.shown(attempts[-1].length, self.crop)
-            if end > self.steps_per_row or (number > 1 and not self.pack):
+            left -= past + chain.shown(attempts[-1].length, self.crop)
+            if left < 0:
                 return
-            steps = chain.cut_chain(attempts, self.rules, self.keep, self.crop, rng)
-            row.chains[start:end] = number
-            for name, values in steps.scaled(self.scaling)._asdict().items():
-                getattr(row, name)[start:end] = values
-            start = end
+            yield chain.excerpt(attempts, self.rules, self.keep, self.crop, rng)
+            if not self.pack:
+                return
 
     def _draw(self, rng: np.random.Generator) -> list[Attempt]:
         """The attempts of one chain, in order."""
@@ -109,6 +106,11 @@ class Sampler:
             return [self.attempts[rng.integers(len(self.attempts))]]
         drawn = rng.choice(len(self.attempts), count, replace=False)
         return [self.attempts[i] for i in drawn[chain.order(self.totals[drawn], self.rules)]]
+
+
+def _dtype(name: str) -> type:
+    """Of a field of a batch."""
+    return np.int32 if name in ("timesteps", "trajectories", "chains") else np.float32
 
 
 def chain_lengths(trajs: int, draw: str = "powers") -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.chain import Attempt, ChainRules, cropped_steps, cut_chain, cut_past, kept_steps, order, reached
+from data.chain import Attempt, ChainRules, cropped_steps, cut, cut_past, excerpt, kept_steps, order, reached
 from data.trajectory import Trajectory
 
 RULES = ChainRules(completion=True)
@@ -20,7 +20,7 @@ def attempt(rewards, start=0):
 
 
 def whole(attempts, rules=RULES):
-    return cut_chain(attempts, rules, 0, 0, np.random.default_rng(0))
+    return cut([excerpt(attempts, rules, 0, 0, np.random.default_rng(0))], rules)
 
 
 WORSE, BETTER = attempt([1, 0, 1], start=10), attempt([3, 2], start=20)
@@ -90,7 +90,7 @@ def test_equal_attempts_all_reach_the_target():
 
 def test_a_kept_step_shows_what_truly_came_before_it():
     long = attempt(np.arange(1000), start=0)
-    steps = cut_chain([long, long], RULES, 8, 0, np.random.default_rng(3))
+    steps = cut([excerpt([long, long], RULES, 8, 0, np.random.default_rng(3))], RULES)
     past = steps.trajectories == 0
     timesteps = steps.timesteps[past]
     assert len(timesteps) == 8 and timesteps[0] > 0
@@ -150,7 +150,7 @@ def test_the_past_of_a_chain_is_cut_at_rollout_as_in_training(chain, keep, crop,
     rules = ChainRules(relabel=relabel, loss=loss)
     attempts = [attempt(r) for r in chain]
     attempts = [attempts[i] for i in order(np.array([a.total for a in attempts]), rules)]
-    trained = cut_chain(attempts, rules, keep, crop, np.random.default_rng(seed))
+    trained = cut([excerpt(attempts, rules, keep, crop, np.random.default_rng(seed))], rules)
     played = cut_past(attempts[:-1], rules, keep, attempts[-1].total, np.random.default_rng(seed))
     past = trained.trajectories < len(attempts) - 1
     for name, values in played._asdict().items():
