@@ -31,7 +31,7 @@ def _check(config: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]
         if not getattr(config, name) > 0:
             raise ValueError(f"--{name}: expected a number above 0, got {getattr(config, name)}")
     for name in not_negative:
-        if getattr(config, name) < 0:
+        if not getattr(config, name) >= 0:
             raise ValueError(f"--{name}: expected 0 or more, got {getattr(config, name)}")
 
 
@@ -127,7 +127,7 @@ class ModelConfig:
                 f"--kernel: expected auto or xla with --every above 1 or --remat minimal, which a library's attention "
                 f"has not, got {self.kernel}"
             )
-        if self.dropout >= 1:
+        if not self.dropout < 1:
             raise ValueError(f"--dropout: expected a share below 1, got {self.dropout}")
 
     @property
@@ -147,7 +147,8 @@ class OptimizerConfig:
     lr_warmup: int = number(10_000, "Updates over which the learning rate rises from 0.")
     updates: int = number(100_000, "Gradient updates in all.")
     accumulate: int = number(
-        1, "Every batch is worked off in this many equal parts, to fit in memory; the gradient is the same."
+        1,
+        "Every batch is worked off in this many equal parts, to fit in memory; without --dropout the gradient is the same.",
     )
 
     def __post_init__(self) -> None:

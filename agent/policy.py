@@ -51,8 +51,8 @@ class CachedPolicy:
             chain's own episodes in order of return; else the latest are in it, as they were played.
 
         Raises:
-          ValueError: the context has no room for the prompt and an episode, or holds whole trajectories that are to be
-            ranked.
+          ValueError: the context has no room for the prompt and an episode, or for a trajectory of the prompt, or holds
+            whole trajectories that are to be ranked.
         """
         if len(prompt) >= config.context and prompt:
             raise ValueError(
@@ -60,6 +60,12 @@ class CachedPolicy:
             )
         if ranked and not keep:
             raise ValueError("ranked: expected a context of kept steps (--keep above 0), got one of whole trajectories")
+        longest = max((len(trajectory.rewards) for trajectory in prompt), default=0)
+        if not keep and longest > episode_length:
+            raise ValueError(
+                f"prompt: expected trajectories of at most {episode_length} steps, those of an episode, where all of "
+                f"them stay in the context (--keep 0), got one of {longest}"
+            )
         self._ranked = ranked
         self._weights, self._config = transformer.unstack(weights), config
         self._scaling, self._rules = scaling, rules

@@ -4,8 +4,9 @@ A name is a folder of ExoRL's format under the domain of the environment (`td3`,
 released), `d4rl` for the file that a D4RL environment is named after, or `minari/<id>`.
 """
 
+import hashlib
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from data import d4rl, exorl, minari
 from data.episode import Loaded
+from data.exorl_cache import RewardFn
 from data.trajectory import Trajectory
 
 COLLECTED = ("td3", "random", "rnd")
@@ -33,8 +35,8 @@ COMMANDS = "commands_"
 """How data sets begin that are made for a family of tasks (launch/commands.py): for no single task, unless named."""
 ORIGIN = "collect.json"
 """Beside the episodes that this project collected: by whom, and with which simulator."""
-
-RewardFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
+UNPACKING = "unpacking"
+"""Beside the episodes of an archive until all of them are there (data/fetch.py)."""
 
 
 class Environment(Protocol):
@@ -99,10 +101,13 @@ class OnDisk(NamedTuple):
     bytes: int
 
 
-def on_disk(data_dir: Path) -> list[OnDisk]:
-    """The data sets of ExoRL's format with at least one episode, by domain and name; none when the folder is absent."""
+def on_disk(data_dir: Path, domain: str = "*") -> list[OnDisk]:
+    """The data sets of ExoRL's format with at least one episode, by domain and name; none when the folder is absent.
+
+    Raises ValueError where a folder holds two of one episode.
+    """
     found = []
-    for buffer in sorted(data_dir.glob("*/*/buffer")):
+    for buffer in exorl.buffers(data_dir, domain):
         if files := exorl.episode_files(buffer):
             folder = buffer.parent
             size = sum(path.stat().st_size for path in files)
@@ -122,14 +127,15 @@ def choose(env: Environment, dataset: str, data_dir: Path) -> str | None:
         return "d4rl"
     if env.simulator != "dm_control":
         return None
-    ours = (found.dataset for found in on_disk(data_dir) if found.domain == env.domain)
+    ours = (found.dataset for found in on_disk(data_dir, env.domain))
     there = [dataset for dataset in ours if not dataset.startswith(COMMANDS)]
     return COLLECTED[0] if COLLECTED[0] in there else min(there, default=None)
 
 
 def is_reward_free(dataset: str) -> bool:
     """Whether a data set is named after an algorithm that explores without the reward of a task."""
-    return dataset.removeprefix("exorl/") in DOWNLOADS
+    last = dataset.rpartition("/")[2]
+    return (re.sub(r"-v\d+$", "", last) if dataset.startswith("minari/") else last) in DOWNLOADS
 
 
 def episodes(env: Environment, dataset: str, data_dir: Path, max_steps: int = 0) -> int:
@@ -140,7 +146,8 @@ def episodes(env: Environment, dataset: str, data_dir: Path, max_steps: int = 0)
     if dataset == "d4rl":
         path = d4rl.find(env.name, data_dir)
         return len(_first(_d4rl(env, path).trajectories, max_steps)) if path else 0
-    return len(exorl.first(exorl.episode_files(folder(env, dataset, data_dir) / "buffer"), max_steps))
+    buffer = folder(env, dataset, data_dir) / "buffer"
+    return len(exorl.first(exorl.usable_files(buffer)[0], max_steps)) if exorl.episode_files(buffer) else 0
 
 
 def folder(env: Environment, dataset: str, data_dir: Path) -> Path:
@@ -186,10 +193,17 @@ def load(
         path = folder(env, dataset, data_dir)
         if begun := unfinished(path):
             raise ValueError(_half_collected(path, begun))
+        if (path / UNPACKING).exists():
+            raise ValueError(
+                f"{path}: not all of its archive is unpacked yet; run python -m launch.datasets fetch "
+                f"exorl/{env.domain}/{path.name}, or remove {path / UNPACKING} to take what there is"
+            )
         loaded = _exorl(env, path, dataset, data_dir, reward_fn, workers, max_steps)
         made_with = recorded_versions(path)
     trajectories, notes = _first(loaded.trajectories, max_steps), list(loaded.notes)
+    sha256 = loaded.sha256
     if len(trajectories) < len(loaded.trajectories):
+        sha256 = hashlib.sha256(f"{sha256} first {len(trajectories)}".encode()).hexdigest()
         notes.append(
             f"--max_steps {max_steps:,}: the first {len(trajectories):,} of {len(loaded.trajectories):,} episodes"
         )
@@ -207,7 +221,7 @@ def load(
         return_75=third,
         return_mean=float(returns.mean()),
         return_max=high,
-        sha256=loaded.sha256,
+        sha256=sha256,
         bytes=_bytes(path),
         made_with=made_with,
         notes=notes,
@@ -256,8 +270,7 @@ def _exorl(
     if not exorl.episode_files(path / "buffer"):
         raise FileNotFoundError(_absent(env, dataset.removeprefix("exorl/"), data_dir))
     sizes = exorl.Sizes(env.observation_size, env.action_size, env.physics_size)
-    found = exorl.load(path, name=env.name, sizes=sizes, reward_fn=reward_fn, workers=workers, max_steps=max_steps)
-    return Loaded(found.trajectories, found.sha256, found.notes)
+    return exorl.load(path, name=env.name, sizes=sizes, reward_fn=reward_fn, workers=workers, max_steps=max_steps)
 
 
 def _d4rl(env: Environment, path: Path) -> Loaded:
@@ -281,6 +294,8 @@ def _minari(env: Environment, id: str, reward_fn: RewardFn | None) -> tuple[Path
     recorded = minari.info(id).env_id
     if env.env_id and recorded and _body(recorded) != _body(env.env_id):
         raise ValueError(f"{path}: recorded in {recorded}, expected {env.env_id}")
+    if not env.env_id and recorded and not minari.task(recorded).startswith(f"{env.domain}_"):
+        raise ValueError(f"{path}: recorded in {recorded}, expected a task of dm_control's {env.domain}")
     sizes = {"observation_size": env.observation_size, "action_size": env.action_size}
     return path, minari.load(id, name=env.name, **sizes, reward_fn=reward_fn)
 
@@ -347,5 +362,5 @@ def _absent(env: Environment, dataset: str, data_dir: Path) -> str:
         ways.append(f"unzip {url} into {path} (episodes belong in {path / 'buffer'})")
     if not ways:
         ways.append(f"known data sets are {', '.join(sorted({*COLLECTED, *DOWNLOADS}))}")
-    there = ", ".join(f"{found.domain}/{found.dataset}" for found in on_disk(data_dir)) or "nothing"
+    there = ", ".join(str(buffer.parent.relative_to(data_dir)) for buffer in exorl.buffers(data_dir)) or "nothing"
     return f"{path}: no data set, {'; or '.join(ways)}. On disk in {data_dir}: {there}"

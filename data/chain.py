@@ -34,7 +34,7 @@ class ChainRules:
         default=False,
         metadata={
             "help": "Flag the last step of a trajectory that reaches its target return. Off: in a sorted chain that is "
-            "the very last step, which nothing follows, so that nothing is learned from the flag."
+            "the very last step, which nothing follows, so that nothing is learned from the flag but where returns tie."
         },
     )
     loss: str = field(

@@ -60,6 +60,12 @@ def episode_files(buffer: Path) -> list[Path]:
     return [found[index] for index in sorted(found)]
 
 
+def buffers(data_dir: Path, domain: str = "*") -> list[Path]:
+    """The folders of episodes, `<data_dir>/<domain>/<data set>/buffer`; a name with a dot in front is of a draft."""
+    found = (path for path in data_dir.glob(f"{domain}/*/buffer") if not path.parent.name.startswith("."))
+    return sorted(found)
+
+
 def usable_files(buffer: Path) -> tuple[list[Path], list[str]]:
     """The episodes to read, and what is passed over. Raises FileNotFoundError when there are none."""
     files, notes = episode_files(buffer), []
@@ -110,8 +116,10 @@ def load(folder: Path, *, name: str, sizes: Sizes, reward_fn: RewardFn, workers:
     Raises FileNotFoundError when there are no episodes, ValueError for a bad one, PermissionError when the
     cache cannot be written: then make a folder of your own and link the `buffer` into it.
     """
-    files, notes = usable_files(folder / "buffer")
-    files = first(files, max_steps)
+    there, notes = usable_files(folder / "buffer")
+    files = first(there, max_steps)
+    if len(files) < len(there):
+        notes.append(f"--max_steps {max_steps:,}: the first {len(files):,} of {len(there):,} episodes")
     read = partial(_read, name=name, sizes=sizes)
     source = exorl_cache.Source(name, (sizes.observation, sizes.action), read, reward_fn)
     return Loaded(*exorl_cache.load(folder / "cache", files, [*map(_steps, files)], source, workers), notes)
@@ -216,8 +224,9 @@ def _read(path: Path, keys: Sequence[str] = (), name: str = "", sizes: Sizes | N
     archive = npz.Archive(path)
     _check_keys(path, archive.keys)
     members = {key: archive.open(key) for key in keys or archive.keys}
+    columns = sizes._asdict() if sizes else {}
     for key, member in members.items():
-        _check_header(path, key, member.header, int(match[2]), name, getattr(sizes, key, 0))
+        _check_header(path, key, member.header, int(match[2]), name, columns.get(key, 0))
     arrays = {key: member.array() for key, member in members.items()}
     for key, values in arrays.items():
         _check_values(path, key, values)

@@ -2,13 +2,15 @@
 
     cache/meta.json                       which files, as they were, and a hash of the content of each
     cache/observations.npy, actions.npy   the rows of those files, one after another
-    cache/rewards.<task>.<n>.<key>.npy    of the first n of them; the key is of their content, task and simulator
+    cache/rewards.<task>.<n>.<key>.npy    of the first n of them; the key is of their content, task, simulator and the
+                                          code of the rewards
 
 It holds the first episodes of the data set, and grows when more are asked for or collected. Each file in it is written
 under another name and replaced, meta.json last, and never changed in place: others may have it mapped.
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -18,7 +20,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from data.trajectory import Trajectory
 
 FORMAT = 2
+ENVIRONMENTS = Path(__file__).parent.parent / "envs"
 INLINE_STEPS = 20_000
 """Relabelling fewer steps than this takes less time than starting processes."""
 JOB_EPISODES = 16
@@ -134,13 +136,19 @@ def _recorded_rewards(cache: Path, name: str, recorded: list[str], ends: Sequenc
 
 
 def rewards_name(name: str, digests: Sequence[str]) -> str:
-    """The file of the rewards of these episodes: another for other content, or another simulator."""
+    """The file of the rewards of these episodes: another for other content, another simulator, or other code."""
     versions = []
     for package in ("mujoco", "dm_control", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
-    key = hashlib.sha256(json.dumps([FORMAT, combined(digests), name, versions]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([FORMAT, combined(digests), name, versions, _code()]).encode()).hexdigest()[:16]
     return f"rewards.{name}.{len(digests)}.{key}.npy"
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the environments' code, so that a reward that somebody edits is computed again."""
+    return combined([path.read_text() for path in sorted(ENVIRONMENTS.rglob("*.py"))])
 
 
 def _jobs(files: Sequence[Path], ends: Sequence[int], rewarded: int, known: int, workers: int) -> Iterator[Job]:
@@ -171,7 +179,7 @@ def _build(
             for key, width in zip(ARRAYS, source.columns, strict=True):
                 old = _map(cache / f"{key}.npy")[:row] if row else None
                 _begin(folder / f"{key}.npy", (ends[-1], width), old)
-        convert = partial(_convert, source=source, folder=folder)
+        convert = functools.partial(_convert, source=source, folder=folder)
         known = known + _work(source.name, jobs, convert, ends[-1] - jobs[0].row, workers)
         for path in folder.iterdir():
             _sync(path)

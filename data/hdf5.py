@@ -12,6 +12,7 @@ stored plain, or in the description of a file written without checksums. A known
 import atexit
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -102,12 +103,15 @@ class Source:
             _idle.append(reader)
         else:
             reader.close()  # it may have taken the request for that of another file
-            raise ValueError(
-                f"{self.path}: cannot be read (HDF5 failed with code {code}); remove it, or fetch it again"
-            )
+            raise ValueError(f"{self.path}: cannot be read (HDF5 {_ended(code)}); remove it, or fetch it again")
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer, content
+
+
+def _ended(code: int) -> str:
+    """How a process ended that reads a file."""
+    return "took too long" if code == -signal.SIGALRM else f"failed with code {code}"
 
 
 class Column:

@@ -50,22 +50,31 @@ class File:
     def names(self, group: str) -> list[str]:
         """What the group holds by name; empty where there is no such group."""
         with self.errors():
-            if group not in self._file or self._file.get(group, getclass=True) is not h5py.Group:
-                return []
-            return list(self._file[group])
+            found = self._inside(group)
+            return list(found) if isinstance(found, h5py.Group) else []
 
     def column(self, name: str) -> h5py.Dataset | None:
         """An array of the file, checked before anything of it is read; None where there is none."""
         with self.errors():
-            group, _, key = name.rpartition("/")
-            parent = self._file[group] if group else self._file
-            if key not in parent:
+            dataset = self._inside(name)
+            if dataset is None:
                 return None
-            link, dataset = parent.get(key, getlink=True), parent[key]
-            if not isinstance(link, h5py.HardLink) or not isinstance(dataset, h5py.Dataset):
+            if not isinstance(dataset, h5py.Dataset):
                 raise ValueError(f"{name} is not an array of this file")
             self._check(name, dataset)
         return dataset
+
+    def _inside(self, name: str) -> h5py.Group | h5py.Dataset | None:
+        """What lies at a path of the file; None where nothing does. Raises ValueError for what a link leads to."""
+        found = self._file
+        for key in filter(None, name.split("/")):
+            link = found.get(key, getlink=True) if isinstance(found, h5py.Group) else None
+            if link is None:
+                return None
+            if not isinstance(link, h5py.HardLink):
+                raise ValueError(f"{name} is not in this file")
+            found = found[key]
+        return found
 
     def _check(self, name: str, dataset: h5py.Dataset) -> None:
         """Raise ValueError unless the array is numbers that the file really holds."""
@@ -152,6 +161,7 @@ def serve(path: Path, name: str, requests: BinaryIO, answers: BinaryIO) -> None:
                         content = arrays[key][first:last].tobytes()
         except ValueError as error:
             answer = {"error": str(error)}
+        signal.alarm(0)  # what follows takes as long as whoever asks
         send(answers, answer, content)
         request = (receive(requests) or (None, b""))[0]
 

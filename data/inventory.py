@@ -48,7 +48,7 @@ def held(data_dir: Path, episode_lengths: Mapping[str, int]) -> list[Held]:
 
 def exorl_sets(data_dir: Path) -> Iterator[Held]:
     """The folders of ExoRL's format, collected here or downloaded."""
-    for buffer in sorted(data_dir.glob("*/*/buffer")):
+    for buffer in exorl.buffers(data_dir):
         folder = buffer.parent
         name = f"exorl/{folder.parent.name}/{folder.name}"
         try:

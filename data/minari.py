@@ -121,6 +121,11 @@ def info(id: str) -> Info:
         )
 
 
+def task(env_id: str) -> str:
+    """'dm_control/walker-run-v0' -> 'walker_run'."""
+    return re.sub(r"-v\d+$", "", env_id.rpartition("/")[2]).replace("-", "_")
+
+
 def read(id: str) -> Iterator[Episode]:
     """The episodes of a data set, checked. The numbers among its infos become extras, `a/b` where they are nested;
     those that are text, or have no row for every step, are left out.
@@ -135,9 +140,11 @@ def read(id: str) -> Iterator[Episode]:
 def load(id: str, *, name: str, observation_size: int, action_size: int, reward_fn: RewardFn | None = None) -> Loaded:
     """A data set as trajectories of the environment `name`, which expects these sizes.
 
-    Where the set holds physics states and there is a `reward_fn`, rewards are computed again, else taken as stored.
-    They are not cached; a large set is better converted to ExoRL's format. A size of 0 is any. The hash is of
-    observations, actions, rewards and physics states, however they are stored. Raises what `read` raises.
+    Where there is a `reward_fn`, rewards are computed again from physics states, which all episodes must hold; those
+    stored serve where there is none, and where the set was recorded in `name` without any physics states. They are not
+    cached; a large set is better converted to ExoRL's format. A size of 0 is any. The hash is of observations, actions,
+    rewards and physics states, however they are stored. Raises what `read` raises, and ValueError for physics states
+    that are missing.
     """
     found = _readable(id)
     for key, size, expected in (
@@ -150,7 +157,14 @@ def load(id: str, *, name: str, observation_size: int, action_size: int, reward_
     for index, episode in enumerate(_episodes(found, {"physics"})):
         where = f"{found.path}: episode {index}"
         rewards, physics = episode.rewards, episode.extras.get("physics")
+        if reward_fn is not None and physics is None and (relabelled or task(found.env_id) != name):
+            raise ValueError(
+                f"{where}: no physics states to compute the rewards of {name} from, and the rewards stored are of "
+                f"{found.env_id or 'an unnamed environment'}"
+            )
         if reward_fn is not None and physics is not None:
+            if relabelled < index:
+                raise ValueError(f"{where}: has physics states, expected none as in the episodes before it")
             rewards = _computed(where, name, episode, reward_fn)
             relabelled += 1
         elif rewards.ndim == 2 and rewards.shape[1] != 1:
@@ -340,7 +354,10 @@ def _computed(where: str, name: str, episode: Episode, reward_fn: RewardFn) -> n
     if physics.ndim != 2 or len(physics) != length + 1 or physics.dtype.kind != "f":
         raise ValueError(f"{where}: physics is {physics.dtype} {physics.shape}, expected {length + 1} rows of floats")
     with np.errstate(over="ignore"):  # damaged states, which are refused below
-        rewards = np.asarray(reward_fn(physics[1:], episode.actions), np.float32)
+        try:
+            rewards = np.asarray(reward_fn(physics[1:], episode.actions), np.float32)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     if rewards.shape != (length,) or not np.isfinite(rewards).all():
         got = f"{np.isfinite(rewards).sum()} of shape {rewards.shape}"
         raise ValueError(f"{where}: expected {length} finite rewards of {name}, got {got}")

@@ -24,7 +24,7 @@ class Scaling(NamedTuple):
     return_scale: float
     """The largest absolute return in the data; 1 when every return is 0."""
     reward_scale: float
-    """return_scale over the mean length of an episode: the mean reward of the best episode."""
+    """return_scale over the mean length of an episode: where all have one length, the mean reward of the best."""
 
     @classmethod
     def fit(cls, trajectories: Sequence[Trajectory]) -> "Scaling":

@@ -53,4 +53,4 @@ class Batch(NamedTuple):
     chains: np.ndarray
     """[B, M] int32: which chain of the row a step belongs to, from 1; 0 is padding."""
     loss_weights: np.ndarray
-    """[B, M]: 1 where the action counts in the loss, else 0."""
+    """[B, M]: of the action in the loss, 0 to 1 (`--loss`); 0 in padding."""

@@ -139,6 +139,50 @@ def test_data_that_are_half_collected_are_not_trained_on(tmp_path):
     assert not catalog.unfinished(origin.parent) and len(load(tmp_path).trajectories) == 2
 
 
+def test_drafts_are_no_data_sets(tmp_path):
+    add(tmp_path, "walker", ".copy.123.tmp", [1])
+    assert catalog.on_disk(tmp_path) == [] and catalog.choose(WALKER, "", tmp_path) is None
+    with pytest.raises(FileNotFoundError, match=r"On disk in .*: nothing$"):
+        load(tmp_path)
+
+
+def test_an_archive_that_is_half_unpacked_is_not_trained_on(tmp_path):
+    add(tmp_path, "walker", "rnd", [1, 2])
+    begun = tmp_path / "walker" / "rnd" / catalog.UNPACKING
+    begun.touch()
+    with pytest.raises(
+        ValueError, match=r"rnd: not all of its archive .* fetch exorl/walker/rnd, or remove .*unpacking"
+    ):
+        load(tmp_path, dataset="exorl/rnd")
+    begun.unlink()
+    assert len(load(tmp_path, dataset="exorl/rnd").trajectories) == 2
+
+
+def test_another_domain_s_bad_folder_is_nothing_to_this_one(tmp_path):
+    add(tmp_path, "walker", "td3", [1])
+    add(tmp_path, "cheetah", "old", [1])
+    buffer = tmp_path / "cheetah" / "old" / "buffer"
+    (buffer / "episode_000000_5.npz").write_bytes(next(buffer.iterdir()).read_bytes())
+    assert catalog.choose(WALKER, "", tmp_path) == "td3"
+    with pytest.raises(FileNotFoundError, match=r"On disk in .*: cheetah/old, walker/td3"):
+        load(tmp_path, dataset="rnd")
+
+
+def test_what_is_taken_of_a_data_set_is_counted_noted_and_has_a_hash_of_its_own(tmp_path):
+    add(tmp_path, "walker", "td3", [1, 2, 3])
+    whole, part = load(tmp_path).card, load(tmp_path, max_steps=8).card
+    assert part.notes == ["--max_steps 8: the first 2 of 3 episodes"] and part.sha256 != whole.sha256
+    (tmp_path / "walker" / "td3" / "buffer" / "episode_000003_4.npz").write_bytes(b"cut short")
+    assert catalog.episodes(WALKER, "td3", tmp_path) == 3 == len(load(tmp_path).trajectories)
+
+
+def test_data_of_exploration_are_known_by_their_name_in_every_format():
+    assert all(map(catalog.is_reward_free, ("rnd", "exorl/rnd", "minari/walker/rnd-v0", "minari/rnd-v12")))
+    assert not any(
+        map(catalog.is_reward_free, ("td3", "td3_walk", "d4rl", "minari/walker/td3-v0", "minari/rnd/td3-v0"))
+    )
+
+
 def hop(length, reward, terminated):
     rng = np.random.default_rng(length)
     return Episode(
@@ -166,6 +210,8 @@ def test_an_environment_of_d4rl_names_its_own_file(tmp_path, monkeypatch):
     assert [len(trajectory.rewards) for trajectory in trajectories] == [5, 3, 1000]
     assert (card.return_min, card.return_max, card.episodes) == (5.0, 500.0, 3)
     assert catalog.episodes(HOPPER, "d4rl", tmp_path) == 3
+    part = catalog.load(HOPPER, "d4rl", tmp_path, reward_fn=None, workers=1, max_steps=8).card
+    assert part.episodes == 2 and part.sha256 != card.sha256
     assert catalog.differences(card.made_with, {"mujoco": "3.17.0", "gymnasium": "1.4.0"})
 
 
@@ -185,6 +231,28 @@ def test_a_minari_set_is_read_by_its_name_and_an_absent_one_listed_among_those_t
     assert catalog.episodes(plain, "minari/made/none-v0", tmp_path) == 0
     with pytest.raises(FileNotFoundError, match=r"made/none-v0: no data set.*Minari sets on disk: made/hopper-v0"):
         catalog.load(plain, "minari/made/none-v0", tmp_path, reward_fn=None, workers=1)
+
+
+def test_a_minari_set_serves_its_own_domain_of_dm_control_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    states = [e._replace(extras={"physics": np.ones((e.length + 1, 4))}) for e in EPISODES]
+    hopper = envs.spec("hopper_hop")._replace(observation_size=11, action_size=3)
+    for number, (recorded, refused) in enumerate(
+        {
+            "": None,
+            "hopper_stand": None,
+            "dm_control/hopper-stand-v0": None,
+            "Hopper-v5": True,
+            "walker_run": True,
+        }.items()
+    ):
+        minari.write(id := f"a-v{number}", states, env_id=recorded)
+        if refused:
+            with pytest.raises(ValueError, match=f"recorded in {recorded}, expected a task of dm_control's hopper"):
+                catalog.load(hopper, f"minari/{id}", tmp_path, reward_fn=first_position, workers=1)
+        else:
+            found = catalog.load(hopper, f"minari/{id}", tmp_path, reward_fn=first_position, workers=1)
+            assert found.trajectories[0].total == 5
 
 
 def test_a_folder_of_exorl_s_format_is_not_for_gymnasium(tmp_path):

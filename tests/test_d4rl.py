@@ -352,6 +352,12 @@ def of_another_file(file):
     file["observations"] = h5py.ExternalLink("other.hdf5", "observations")
 
 
+def a_group_of_another_file(file):
+    with h5py.File("other.hdf5", "w") as other:
+        other["g/qpos"] = np.zeros((12, 3))
+    file["infos"] = h5py.ExternalLink("other.hdf5", "g")
+
+
 def in_raw_bytes(file):
     file.create_dataset("observations", (12, 3), np.float32, external=[("/etc/passwd", 0, 144)])
 
@@ -379,7 +385,8 @@ STRANGE = {
     bomb: r"observations claims shape \(1000000000, 3\), which is more than 32 times what the file can hold",
     never_written: r"observations holds 1 chunks, expected 3",
     never_written_plain: r"observations holds 0 bytes, expected 144",
-    of_another_file: "observations is not an array of this file",
+    of_another_file: "observations is not in this file",
+    a_group_of_another_file: "infos is not in this file",
     in_raw_bytes: "observations lies in other files",
     virtual: "observations lies in other files",
     with_a_plugin: "observations is stored with filters",

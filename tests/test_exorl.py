@@ -473,6 +473,27 @@ def test_rewards_are_made_again_for_another_version_of_the_simulator(folder, mon
     assert len(list((folder / "cache").glob("rewards.*"))) == 1
 
 
+def test_rewards_are_made_again_when_the_code_of_the_environments_is_edited(folder, monkeypatch, tmp_path):
+    (tmp_path / "walker.py").write_text("SPEED = 8")
+    monkeypatch.setattr(exorl_cache, "ENVIRONMENTS", tmp_path)
+    exorl_cache._code.cache_clear()
+    load_run(folder)
+    load_run(folder, reward_fn=unwanted)
+    (tmp_path / "walker.py").write_text("SPEED = 4")
+    exorl_cache._code.cache_clear()
+    with pytest.raises(RuntimeError, match="called again"):
+        load_run(folder, reward_fn=unwanted)
+    exorl_cache._code.cache_clear()
+
+
+def test_arrays_of_any_name_may_lie_beside_exorl_s(folder):
+    path = episode_files(folder / "buffer")[0]
+    arrays = read_episode(path)
+    path.unlink()
+    write_episode(folder / "buffer", 0, arrays | {"index": arrays["reward"], "count": np.zeros((6, 2))})
+    assert len(load_run(folder).trajectories) == 3
+
+
 def test_a_cache_of_another_format_is_made_anew(folder, monkeypatch):
     load_run(folder)
     monkeypatch.setattr(exorl_cache, "FORMAT", exorl_cache.FORMAT + 1)

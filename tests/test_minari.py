@@ -247,6 +247,28 @@ def test_rewards_are_those_of_having_arrived(root):
         load(reward_fn=lambda physics, actions: np.full(len(physics), np.nan))
 
 
+def test_rewards_that_cannot_be_computed_are_those_stored_of_the_same_task_or_none():
+    plain = [e._replace(extras={}) for e in EPISODES]
+
+    def standing(id):
+        return minari.load(id, name="walker_stand", observation_size=3, action_size=2, reward_fn=lambda p, a: p[:, 0])
+
+    minari.write("a-v0", plain, env_id="dm_control/walker-stand-v0")
+    assert standing("a-v0").trajectories[0].rewards.tolist() == EPISODES[0].rewards.tolist()
+    minari.write("b-v0", plain, env_id="walker_run")
+    with pytest.raises(
+        ValueError, match=r"episode 0: no physics states .* walker_stand from, .* stored are of walker_run"
+    ):
+        standing("b-v0")
+    minari.write("c-v0", plain)
+    with pytest.raises(ValueError, match=r"episode 0: no physics states .* stored are of an unnamed environment"):
+        standing("c-v0")
+    for id, mixed in {"d-v0": [plain[0], EPISODES[1]], "e-v0": [EPISODES[0], plain[1]]}.items():
+        minari.write(id, mixed, env_id="walker_stand")
+        with pytest.raises(ValueError, match=r"episode 1: (has|no) physics states"):
+            standing(id)
+
+
 def test_rewards_of_several_tasks_need_states_to_choose_from():
     four = [e._replace(rewards=np.ones((e.length, 4), np.float32)) for e in EPISODES]
     minari.write(ID, four)

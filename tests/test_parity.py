@@ -187,6 +187,16 @@ def test_a_rollout_shows_the_network_what_training_shows(keep):
         np.testing.assert_allclose(played[e][c][1], predicted, atol=3e-5, err_msg=f"episode {e} chain {c}")
 
 
+def test_a_prompt_that_does_not_fit_into_the_context_is_refused():
+    config = ModelConfig(tokens="fused", layers=1, width=16, heads=2, trajs=3)
+    weights = transformer.init_weights(jax.random.key(1), config, O, A)
+    fixed = {"episode_length": T, "chains": range(1)}
+    long = Trajectory(np.zeros((T + 1, O)), np.zeros((T + 1, A)), np.zeros(T + 1))
+    with pytest.raises(ValueError, match=rf"prompt: expected trajectories of at most {T} steps.*got one of {T + 1}"):
+        CachedPolicy(weights, config, SCALING, RULES, keep=0, prompt=[long], **fixed)
+    CachedPolicy(weights, config, SCALING, RULES, keep=3, prompt=[long], **fixed)
+
+
 @pytest.mark.parametrize("layout", ["fused", "interleaved"])
 @pytest.mark.parametrize("keep", [0, 3])
 def test_a_prompt_is_a_past_that_was_not_played(layout, keep, monkeypatch):
