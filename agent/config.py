@@ -148,7 +148,7 @@ class OptimizerConfig:
     updates: int = number(100_000, "Gradient updates in all.")
     accumulate: int = number(
         1,
-        "Every batch is worked off in this many equal parts, to fit in memory; without --dropout the gradient is the same.",
+        "Every batch is worked off in this many equal parts, to fit in memory; the gradient is the same (--dropout 0).",
     )
 
     def __post_init__(self) -> None:
