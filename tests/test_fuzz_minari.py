@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import re
 import socket
 from collections import Counter
 
@@ -56,6 +55,12 @@ def load():
         ID, name="walker_run", observation_size=3, action_size=2, reward_fn=lambda physics, actions: physics[:, 0]
     )
     return [tuple(map(np.ndarray.tobytes, trajectory)) for trajectory in loaded.trajectories], loaded.sha256
+
+
+@pytest.fixture
+def expected(folder):
+    """What the set gives undamaged."""
+    return load()
 
 
 def outcome(folder, expected):
@@ -117,9 +122,9 @@ KEYS = (
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(KEYS), values, min_size=1, max_size=2))
-def test_metadata_of_any_kind_give_the_same_trajectories_or_one_error(folder, changes):
+def test_metadata_of_any_kind_give_the_same_trajectories_or_one_error(folder, expected, changes):
     path = folder / "data" / "metadata.json"
-    content, expected = path.read_text(), load()
+    content = path.read_text()
     try:
         path.write_text(json.dumps(json.loads(content) | changes))
         assert outcome(folder, expected) != "changed"
@@ -144,11 +149,10 @@ def test_arrays_of_any_kind_are_taken_or_refused_by_name(folder, name, kind, sha
     try:
         with h5py.File(path, "a") as file:
             del file[f"episode_0/{name}"]
-            settings = {"compression": compression} if compression and shape and 0 not in shape else {}
-            file.create_dataset(f"episode_0/{name}", shape, dtype, **settings)
+            packed = {"compression": compression} if compression and shape and 0 not in shape else {}
+            file.create_dataset(f"episode_0/{name}", shape, dtype, **packed)
             if dtype.kind not in "OSV" and 0 not in shape:
                 file[f"episode_0/{name}"][...] = np.zeros(shape, dtype)
         assert outcome(folder, None) in ("changed", "refused")
-        assert re.fullmatch(r"\w+", outcome(folder, None))
     finally:
         path.write_bytes(content)
