@@ -22,7 +22,7 @@ from test_d4rl import EPISODES, arrays_of, episode, write_plainly
 
 from data import d4rl, hdf5
 
-COUNT, SEED = 1000, 0
+COUNT, SEED = 250, 0
 
 
 def load(path):
