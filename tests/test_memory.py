@@ -7,9 +7,8 @@ import pytest
 from agent.attention import Visibility
 from agent.bpt import init_layer
 from agent.config import ModelConfig, OptimizerConfig
-from agent.learner import init_state, make_train_step
 from agent.stack import Form, stack
-from data.trajectory import Batch
+from launch import aot
 
 
 def temporaries(form, length=8192, width=512, heads=4, depth=1, kv_heads=0):
@@ -60,16 +59,6 @@ def test_what_is_kept_is_bounded(form, shape, bound):
 def test_the_train_step_of_the_papers_model_fits_any_gpu_at_128_000_tokens():
     """32 trajectories of 1,000 steps, four tokens each, in one row."""
     model = ModelConfig(layers=3, width=128, heads=1, trajs=32, dropout=0.1, remat="input")
-    optimizer = OptimizerConfig()
-    steps, sizes = 32_000, {"observations": (24,), "actions": (6,), "previous_actions": (6,)}
-    integers = ("timesteps", "trajectories", "chains")
-    batch = Batch(
-        **{
-            name: jax.ShapeDtypeStruct((1, steps, *sizes.get(name, ())), jnp.int32 if name in integers else jnp.float32)
-            for name in Batch._fields
-        }
-    )
-    state = jax.eval_shape(lambda key: init_state(key, model, optimizer, 24, 6), jax.random.key(0))
-    step = jax.jit(make_train_step(model, optimizer, 0), donate_argnums=0).lower(state, batch).compile()
+    step = aot.compile_step(aot.Job(model, OptimizerConfig(), 1, 32_000, 24, 6))
     # Measured with jax 0.10.2: 653 MB.
-    assert step.memory_analysis().temp_size_in_bytes < 0.7e9
+    assert aot.account(step).temporaries < 0.7e9
