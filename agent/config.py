@@ -9,7 +9,7 @@ from typing import Any
 TOKENS = ("interleaved", "fused")
 ATTENTION = ("bpt", "memory_efficient", "vanilla")
 REMATS = ("output", "input", "minimal")
-KERNELS = ("auto", "xla", "cudnn", "tokamax", "splash")
+KERNELS = ("auto", "xla", "cudnn", "tokamax")
 DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
 BASELINES = ("bc", "bc10", "rvs", "random")
@@ -81,8 +81,8 @@ class ModelConfig:
     )
     kernel: str = number(
         "auto",
-        "Whose attention bpt layers use. xla: this project's; cudnn, tokamax, splash: a library's, on GPU or TPU; auto "
-        "chooses by backend and shape.",
+        "Whose attention bpt layers use. xla: this project's; cudnn, tokamax: a library's, on GPU or TPU; auto chooses "
+        "by backend and shape.",
         KERNELS,
     )
     head: str = number(

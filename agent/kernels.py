@@ -17,7 +17,7 @@ from agent.blockwise import Sight, Tiles, merge
 from agent.bpt import LayerWeights, feed_forward, project
 from agent.projections import Rule, block
 
-PLATFORMS = {"cudnn": ("gpu",), "tokamax": ("gpu", "tpu", "cpu"), "splash": ("tpu",)}
+PLATFORMS = {"cudnn": ("gpu",), "tokamax": ("gpu", "tpu", "cpu")}
 """Where each library kernel runs; tokamax has a slow form for a CPU, to test with."""
 
 
@@ -61,7 +61,7 @@ def refusal(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain
 
 
 def choose(kernel: str, backend: str, sight: Sight, dtype: jnp.dtype, one_chain: bool, width: int) -> str:
-    """The kernel that is used: `auto` takes the first library that can, cudnn, tokamax or splash, else xla.
+    """The kernel that is used: `auto` takes the first library that can, cudnn or tokamax, else xla.
 
     Raises:
       ValueError: a kernel asked for by name cannot compute these layers.

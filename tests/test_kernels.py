@@ -25,7 +25,7 @@ def tokamax_is_there(monkeypatch):
     ("kernel", "backend", "changes", "dtype", "one_chain", "why"),
     [
         ("cudnn", "cpu", {}, jnp.bfloat16, True, "it runs on gpu, this is cpu"),
-        ("splash", "gpu", {}, jnp.bfloat16, True, "it runs on tpu, this is gpu"),
+        ("cudnn", "tpu", {}, jnp.bfloat16, True, "it runs on gpu, this is tpu"),
         ("cudnn", "gpu", {}, jnp.bfloat16, False, "--pack=false"),
         ("cudnn", "gpu", {"window": 8}, jnp.bfloat16, True, "--window=0"),
         ("tokamax", "gpu", {"dropout_rate": 0.1}, jnp.bfloat16, True, "--dropout=0"),
@@ -44,7 +44,7 @@ def test_a_kernel_whose_package_is_missing_says_which(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert kernels.choose("auto", "tpu", PLAIN, jnp.bfloat16, True, 64) == "xla"
     with pytest.raises(ValueError, match="it needs the package tokamax"):
-        kernels.choose("splash", "tpu", PLAIN, jnp.bfloat16, True, 64)
+        kernels.choose("tokamax", "tpu", PLAIN, jnp.bfloat16, True, 64)
 
 
 @pytest.mark.usefixtures("tokamax_is_there")
