@@ -11,7 +11,6 @@ import pytest
 import envs
 from agent import language
 from agent.config import ModelConfig
-from data import exorl
 from launch import bench, config_flags
 from launch.bench import data, fullsize, lm, rollout, timing, train, watch
 
@@ -37,16 +36,6 @@ def test_the_batches_timed_are_those_of_the_presets():
     assert str(short) == "preset cpu, short windows: 64 rows of 32 fused tokens"
     assert str(chains) == "preset cpu, chains: 4 rows of 512 fused tokens"
     assert str(whole) == "preset accelerator: 2 rows of 128,000 interleaved tokens"
-
-
-def test_files_written_are_files_loaded(tmp_path):
-    data.write(tmp_path, episodes=3, steps=5, seed=0)
-    size = envs.spec(data.ENV)
-    sizes = exorl.Sizes(size.observation_size, size.action_size, size.physics_size)
-    loaded = exorl.load(tmp_path, name=data.ENV, sizes=sizes, reward_fn=lambda p, a: np.ones(len(p)), workers=1)
-    made = data.made_up(3, 5, 0)
-    assert [len(t.rewards) for t in loaded.trajectories] == [5, 5, 5]
-    np.testing.assert_array_equal(loaded.trajectories[2].actions, made[2].actions)
 
 
 def test_the_full_size_is_tried_out_in_little(tmp_path, monkeypatch):
@@ -100,7 +89,7 @@ def test_a_data_set_for_which_there_is_no_room_is_not_begun(tmp_path, monkeypatc
 
 def test_batches_are_compared_with_the_time_of_an_update(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "update_seconds", lambda case, settings: (3.0, "by hand"))
-    for row in data.batches(settings(tmp_path)):
+    for row in data.run(settings(tmp_path)):
         assert row["x training"] == pytest.approx(1e3 * 3.0 / row["ms a batch"])
         assert row["x training"] == pytest.approx(3.0 * row["batches/s"])
 

@@ -1,14 +1,11 @@
-"""Where batches come from: how fast they are built against how fast training takes them, and how fast files are read.
+"""Where batches come from: how fast they are built against how fast training takes them.
 
 The trajectories are made up: walker's sizes, noise for content. What a batch costs depends on its shape alone.
 """
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -16,7 +13,6 @@ import numpy as np
 
 import envs
 from launch.bench import Plot, Row, Settings
-from launch.workers import cores
 
 if TYPE_CHECKING:
     from data.sampler import Sampler
@@ -24,8 +20,8 @@ if TYPE_CHECKING:
     from launch.plan import Plan
 
 NAME = "data"
-HELP = "batches per second against the updates that training makes of them, and seconds to load a data set"
-PLOT = Plot(bars=("batches",), values=("x training", "steps/s"))
+HELP = "batches per second against the updates that training makes of them"
+PLOT = Plot(bars=("batches",), values=("x training",))
 
 ENV = "walker_run"
 Config = TypeVar("Config")
@@ -116,11 +112,6 @@ def presets(quick: bool, seed: int) -> list[Case]:
 
 
 def run(settings: Settings) -> list[Row]:
-    """The tables of batches and of files."""
-    return batches(settings) + files(settings)
-
-
-def batches(settings: Settings) -> list[Row]:
     """How long a batch takes to build, and an update of it to make."""
     found: list[Row] = []
     for case in presets(settings.quick, settings.seed):
@@ -169,53 +160,3 @@ def update_seconds(case: Case, settings: Settings) -> tuple[float, str]:
     update = train.Update.of(case, case.plan.model, settings.seed)
     batch = case.sampler.batch(0)
     return median(_seconds(lambda _: update.run(batch), max(2, settings.repeats))), "measured here"
-
-
-def files(settings: Settings) -> list[Row]:
-    """Seconds to load a data set in ExoRL's format: checked and relabelled the first time, mapped from then on."""
-    from data import exorl
-    from envs.dmc import relabel
-
-    episodes, steps = (4, 100) if settings.quick else (40, 1000)
-    size, workers, rewards = envs.spec(ENV), cores(), partial(relabel, ENV)
-    sizes = exorl.Sizes(size.observation_size, size.action_size, size.physics_size)
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), episodes, steps, settings.seed)
-        megabytes = sum(path.stat().st_size for path in Path(folder).rglob("*.npz")) / 1e6
-        times = [
-            _seconds_once(lambda: exorl.load(Path(folder), name=ENV, sizes=sizes, reward_fn=rewards, workers=workers))
-            for _ in range(3)
-        ]
-    table = f"a data set of {episodes} episodes, {steps:,} steps each, {megabytes:.0f} MB"
-    calls = {"first load": times[0], "every later load": min(times[1:])}
-    notes = (f"checks, hashes, and computes every reward again, in {workers} processes", "maps the cache")
-    return [
-        {"table": table, "batches": name, "seconds": seconds, "steps/s": episodes * steps / seconds, "note": note}
-        for (name, seconds), note in zip(calls.items(), notes, strict=True)
-    ]
-
-
-def _seconds_once(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def write(folder: Path, episodes: int, steps: int, seed: int) -> None:
-    """Episodes of noise, as launch.collect writes them."""
-    from data import exorl
-
-    rng, size = np.random.default_rng(seed), envs.spec(ENV)
-    for i, trajectory in enumerate(made_up(episodes, steps, seed)):
-        first = ((1, 0), (0, 0))
-        exorl.write_episode(
-            folder / "buffer",
-            i,
-            {
-                "observation": np.pad(trajectory.observations, first),
-                "action": np.pad(trajectory.actions, first),
-                "reward": np.zeros((steps + 1, 1), np.float32),
-                "discount": np.ones((steps + 1, 1), np.float32),
-                "physics": rng.normal(scale=0.1, size=(steps + 1, size.physics_size)),
-            },
-        )
