@@ -6,6 +6,7 @@ Values between commas make a grid; a value that holds a comma stands in double q
 cell in each line instead, and what is typed beside it holds for all lines. Run it again, after whatever ended it, to
 go on: what is done is not done twice. What the rows in --out hold is done, also where the folders of its runs are gone.
 While they are there, another --prompt or more --chains are played without learning again.
+`python -m launch.report runs/ablation` draws its tables and figures again.
 """
 
 import functools
@@ -35,12 +36,7 @@ MEMORY = 2 * 2**30
 
 def sweep(swept: dict[str, str]) -> int:
     """The whole program -> its exit code, 1 where a run has failed."""
-    from launch.ablation_report import report
-
     out = Path(flags.FLAGS.out or "runs/ablation")
-    if flags.FLAGS.report_only:
-        print(report(out / ROWS, out))
-        return 0
     backend = find_backend()
     points = cells.grid(swept)
     if flags.FLAGS.cells:
@@ -193,7 +189,6 @@ def define_flags() -> None:
     flags.DEFINE_string("control", "", "Flags of the cell to compare with, such as 'trajs=1'; empty is the first.")
     flags.DEFINE_integer("processes", 0, "Programs side by side; 0 is as many as cores and memory allow, or one GPU.")
     flags.DEFINE_boolean("dry_run", False, "Print the plan and what it costs, and stop.")
-    flags.DEFINE_boolean("report_only", False, "Draw tables and figures again from the rows in --out, and stop.")
 
 
 def start(arguments: Sequence[str]) -> None:
