@@ -79,11 +79,6 @@ def kernel(config: ModelConfig) -> str:
     return chosen_kernel(form(config, config.dropout), jnp.dtype(config.dtype), config.width // config.heads)
 
 
-def predict(weights: Weights, config: ModelConfig, batch: Batch) -> Array:
-    """Batch of [B, M] steps -> the action that would be played at every step, [B, M, A] in [-1, 1]."""
-    return heads.action(config.head, outputs(weights, config, batch))
-
-
 def outputs(weights: Weights, config: ModelConfig, batch: Batch, dropout_seed: Array | None = None) -> Array:
     """Batch of [B, M] steps -> what the head says at every step, [B, M, P].
 

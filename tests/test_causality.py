@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from made_up import TRAJECTORIES
 
-from agent import transformer
+from agent import network, transformer
 from agent.config import ModelConfig
 from data.chain import ChainRules
 from data.sampler import Sampler
@@ -22,7 +22,7 @@ def test_an_action_depends_on_nothing_that_comes_after_it(layout, system):
     config = ModelConfig(tokens=layout, attention=system, layers=2, width=16, heads=2, block=8, trajs=4)
     weights = transformer.init_weights(jax.random.key(0), config, 3, 2)
     batch = SAMPLER.batch(0)
-    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    predict = jax.jit(lambda batch: network.predict(weights, config, batch))
     before = np.asarray(predict(batch))
     step = 9
     touched = {
@@ -44,5 +44,5 @@ def test_an_action_depends_on_the_past_trajectories():
     observations = batch.observations.copy()
     observations[0, 0] += 1
     last = np.flatnonzero(batch.chains[0] == 1)[-1]
-    moved = transformer.predict(weights, config, batch._replace(observations=observations))
-    assert np.abs(np.asarray(transformer.predict(weights, config, batch) - moved)[0, last]).max() > 1e-5
+    moved = network.predict(weights, config, batch._replace(observations=observations))
+    assert np.abs(np.asarray(network.predict(weights, config, batch) - moved)[0, last]).max() > 1e-5

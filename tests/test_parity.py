@@ -5,8 +5,8 @@ import jax
 import numpy as np
 import pytest
 
+from agent import network, transformer
 from agent import policy as policy_module
-from agent import transformer
 from agent.config import ModelConfig
 from agent.policy import CachedPolicy
 from data.chain import Attempt, ChainRules, cut_past
@@ -123,7 +123,7 @@ def test_acting_from_the_cache_equals_the_forward_pass_over_the_finished_chain(
     returns = np.array([[arrays[2].sum() for arrays in episode] for episode in played])
     assert (returns >= TARGET).any(), "some episodes must complete"
     assert (returns < TARGET).any(), "and some must not"
-    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    predict = jax.jit(lambda batch: network.predict(weights, config, batch))
     # With nothing of the past in sight, whether it was cut makes no difference.
     for e, c, parts in chains_as_trained(played, keep if trajs > 1 else 0, rules):
         length = sum(len(part.timesteps) for part in parts)
@@ -179,7 +179,7 @@ def test_a_rollout_shows_the_network_what_training_shows(keep):
     outcome = rollout.play(World, make, context=True, **asked)
     arrays = [[np.stack(each, 1) for each in zip(*steps, strict=True)] for steps in made[0].episodes]
     played = [[[each[c] for each in of_episode] for c in range(CHAINS)] for of_episode in arrays]
-    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    predict = jax.jit(lambda batch: network.predict(weights, config, batch))
     for e, c, parts in chains_as_trained(played, keep, RULES):
         assert outcome.returns[c, e] == pytest.approx(played[e][c][2].sum())
         length = sum(len(part.timesteps) for part in parts)
@@ -214,7 +214,7 @@ def test_a_prompt_is_a_past_that_was_not_played(layout, keep, monkeypatch):
     first = play(policy, np.random.default_rng(5), EQUAL[:1])
     policy.reset()
     again = play(policy, np.random.default_rng(5), EQUAL[:1])
-    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    predict = jax.jit(lambda batch: network.predict(weights, config, batch))
     ascending = sorted((Attempt.of(t) for t in prompt), key=lambda attempt: attempt.total)
     for c, own_rng in enumerate(rngs_of_chains()):
         past = cut_past(ascending, RULES, keep, TARGET, own_rng)
@@ -237,7 +237,7 @@ def test_a_ranked_context_holds_the_best_of_the_chain_in_the_order_of_training(l
         weights, config, SCALING, RULES, keep=3, episode_length=T, chains=range(CHAINS), seed=0, ranked=True
     )
     played = play(policy, np.random.default_rng(5), lengths)
-    predict = jax.jit(lambda batch: transformer.predict(weights, config, batch))
+    predict = jax.jit(lambda batch: network.predict(weights, config, batch))
     rngs, dropped = rngs_of_chains(), 0
     for e in range(1, EPISODES):
         attempts = [[Attempt.of(Trajectory(*arrays[c])) for arrays in played[: e + 1]] for c in range(CHAINS)]

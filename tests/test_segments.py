@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from agent import transformer
+from agent import network, transformer
 from agent.config import ModelConfig
 from agent.segments_policy import SegmentsPolicy
 from data import segment_chains, segments
@@ -230,7 +230,7 @@ def test_acting_behind_a_prompt_equals_the_forward_pass_over_prompt_and_episode(
         loss_weights=zeros,
     )
     whole = episode if prompt is None else Batch(*(np.concatenate(x, 1) for x in zip(prompt, episode, strict=True)))
-    predicted = np.asarray(transformer.predict(weights, config, whole))[:, -length:]
+    predicted = np.asarray(network.predict(weights, config, whole))[:, -length:]
     np.testing.assert_allclose(acted, predicted, atol=3e-5)
     assert np.abs(predicted).max() > 0.05
 

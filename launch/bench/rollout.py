@@ -255,11 +255,11 @@ def again(context: Context, seed: int) -> timing.Thunk:
     """The last action of a row, by one forward pass over it."""
     import jax
 
-    from agent import transformer
+    from agent import network
 
-    weights = transformer.init_weights(jax.random.key(seed), context.model, *_sizes())
+    weights = network.init_weights(jax.random.key(seed), context.model, *_sizes())
     batch = jax.tree.map(jax.numpy.asarray, row(context, seed))
-    predict = jax.jit(lambda weights, batch: transformer.predict(weights, context.model, batch)[:, -1])
+    predict = jax.jit(lambda weights, batch: network.predict(weights, context.model, batch)[:, -1])
     return lambda: jax.block_until_ready(predict(weights, batch))
 
 
