@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from agent.attention import HIDDEN, cached_attention
-from agent.blockwise import FLOOR
+from agent.blockwise import FLOOR, fold, unfold
 
 BLOCK_BYTES = 2**20
 """Of the keys of one block, all chains and heads. On two CPU cores, over 128,000 slots of width 128, a quarter of it
@@ -38,11 +38,9 @@ def attend(q: Array, keys: Array, values: Array, mask: Array) -> Array:
     if jax.default_backend() != "cpu" or alone or slots < 2 * block or slots % block:
         return cached_attention(q, keys, values, mask)
     group = q.shape[2] // kv_heads
-    # Heads that share keys are one longer row of queries.
-    rows = (q * width**-0.5).reshape(batch, -1, kv_heads, group, width).transpose(0, 2, 3, 1, 4)
-    rows = rows.reshape(batch, kv_heads, -1, width)
+    rows = fold(q * width**-0.5, kv_heads)
     out = _in_blocks(rows, keys, values, jnp.tile(mask, (1, group, 1))[:, None], block)
-    return out.reshape(batch, kv_heads, group, -1, width).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+    return unfold(out, q.shape[1])
 
 
 def _in_blocks(q: Array, keys: Array, values: Array, mask: Array, block: int) -> Array:
