@@ -9,6 +9,7 @@ import numpy as np
 
 import envs
 from envs.family import find as find_family
+from launch import aot
 from launch.plan import Plan
 
 # JAX, orbax and MuJoCo load in the functions that use them: --help and mistakes answer at once.
@@ -151,11 +152,9 @@ def compile_phase(name: str, first: int, end: int, batch: Callable[[int], Any], 
 
     example = batch(first)
     compiled = train_step.lower(state, example).compile()
-    memory = compiled.memory_analysis()
     copy = jax.tree.map(lambda a: a.copy(), state)
     copy, _ = jax.block_until_ready(compiled(copy, example))
     start = time.perf_counter()
     jax.block_until_ready(compiled(copy, example))
     seconds = time.perf_counter() - start
-    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    return Phase(name, first, end, batch, compiled, seconds, size - memory.alias_size_in_bytes)
+    return Phase(name, first, end, batch, compiled, seconds, aot.account(compiled).total)
