@@ -44,19 +44,26 @@ def sweep(swept: dict[str, str]) -> int:
         points = [point | line for line in lines for point in points]
     found = plan_cells(points, backend)
     control = cells.find_control(found, flags.FLAGS.control) if flags.FLAGS.control else found[0]
+    seeds = cells.read_seeds(flags.FLAGS.seeds)
+    if flags.FLAGS.dry_run:
+        runs, places = planned(found, seeds, backend, out)
+        print(cost_text(runs, len(places)))
+        return 0
+    with programs.alone(out):
+        return work(found, control, *planned(found, seeds, backend, out), out)
+
+
+def planned(found: Sequence[Cell], seeds: Sequence[int], backend: str, out: Path) -> tuple[list[Run], list[list[int]]]:
+    """The runs of a sweep and the cores of each process, from what its folder holds now; says so."""
     rows = {row["key"]: row for row in stored_rows(out)}
     for cell in found:
         if cell.key in rows:
             cell.check(rows[cell.key]["flags"], f"{out / ROWS}, cell {cell.key}", "move its row away")
     stored = {key: row["seeds"] for key, row in rows.items()}
-    runs = plan_runs(found, cells.read_seeds(flags.FLAGS.seeds), out, stored)
+    runs = plan_runs(found, seeds, out, stored)
     places = find_places(backend, flags.FLAGS.processes, len(runs))
     print(plan_text(found, runs, out, places))
-    if flags.FLAGS.dry_run:
-        print(cost_text(runs, len(places)))
-        return 0
-    with programs.alone(out):
-        return work(found, control, runs, places, out)
+    return runs, places
 
 
 def work(found: Sequence[Cell], control: Cell, runs: Sequence[Run], places: Sequence[Sequence[int]], out: Path) -> int:
@@ -187,7 +194,9 @@ def define_flags() -> None:
     flags.DEFINE_string("seeds", "3", "Training seeds: how many, from 0, or which, between commas.")
     flags.DEFINE_string("cells", "", "File with the flags of a cell in each line, commas as they are; # comments.")
     flags.DEFINE_string("control", "", "Flags of the cell to compare with, such as 'trajs=1'; empty is the first.")
-    flags.DEFINE_integer("processes", 0, "Programs side by side; 0 is as many as cores and memory allow, or one GPU.")
+    flags.DEFINE_integer(
+        "processes", 0, "Programs side by side; 0 is as many as cores and memory allow, or one GPU.", lower_bound=0
+    )
     flags.DEFINE_boolean("dry_run", False, "Print the plan and what it costs, and stop.")
 
 

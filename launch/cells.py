@@ -24,6 +24,10 @@ NOT_A_CELL = ("out", "seed", "data_dir", "save_every", "log_every", "wandb")
 """Flags that change nothing in what is measured, and the seed, of which a cell has several."""
 
 
+ONE = ("data_dir", "episodes")
+"""Flags of which a sweep has one value, for all cells share the data."""
+
+
 class Cell(NamedTuple):
     """One setting of the flags of train_offline."""
 
@@ -135,8 +139,9 @@ def split_arguments(arguments: Sequence[str], own: set[str]) -> tuple[list[str],
 def values(name: str, text: str) -> list[str]:
     """'1,4,8' -> ['1', '4', '8']; a value that holds a comma stands in double quotes, as in a CSV file."""
     found = next(csv.reader([text], skipinitialspace=True)) or [""]
-    if len(found) > 1 and name in NOT_A_CELL:
-        raise ValueError(f"--{name}: expected one value, since it changes nothing that is measured, got {text!r}")
+    if len(found) > 1 and name in (*NOT_A_CELL, *ONE):
+        why = "all cells share the data" if name in ONE else "it changes nothing that is measured"
+        raise ValueError(f"--{name}: expected one value, since {why}, got {text!r}")
     return found
 
 
@@ -168,6 +173,9 @@ def read_cells(path: Path) -> list[dict[str, str]]:
             raise ValueError(f"{path}:{number}: expected flags but --seed, got {line!r}")
         if settings:
             cells.append(settings)
+    for name in ONE:
+        if len(found := {settings.get(name) for settings in cells}) > 1:
+            raise ValueError(f"{path}: expected one --{name} in all lines, got {', '.join(map(str, found))}")
     if not cells:
         raise ValueError(f"{path}: expected a line of flags for each cell, got none")
     return cells
@@ -266,7 +274,10 @@ def find_control(cells: Sequence[Cell], text: str) -> Cell:
     words = [word if word.startswith("--") else f"--{word}" for word in shlex.split(text)]
     rest, wanted = split_arguments(words, set())
     for cell in cells:
-        parsed = {name: flags.FLAGS[name].parser.parse(value) for name, value in wanted.items() if name != "preset"}
+        try:
+            parsed = {name: flags.FLAGS[name].parser.parse(value) for name, value in wanted.items()}
+        except ValueError as error:
+            raise ValueError(f"--control: expected flags of one of the cells, got {text!r}: {error}") from None
         if not rest and all(cell.resolved.get(name) == value for name, value in parsed.items()):
             return cell
     raise ValueError(f"--control: expected flags of one of the cells, such as {cells[0].label!r}, got {text!r}")

@@ -66,8 +66,8 @@ def collect(
     if Path(name).name != name:
         raise ValueError(f"dataset is {name!r}, expected the plain name of a folder")
     folder = data_dir / size.domain / name
-    claim(folder, {"env": env_name, "agent": agent, "seed": seed, "config": dataclasses.asdict(config)}, episodes)
     with program.alone(folder):
+        claim(folder, {"env": env_name, "agent": agent, "seed": seed, "config": dataclasses.asdict(config)}, episodes)
         _fill(folder, size, agent, episodes, seed, config)
     return folder
 
@@ -107,7 +107,7 @@ def _fill(folder: Path, size: envs.Spec, agent: str, episodes: int, seed: int, c
 
 
 def claim(folder: Path, origin: dict[str, Any], episodes: int) -> None:
-    """Make the folder and write down what fills it, and to how many episodes, or check that the same agent began it."""
+    """Write down what fills the folder, and to how many episodes, or check that the same agent began it."""
     path = folder / catalog.ORIGIN
     if path.exists():
         try:
@@ -129,7 +129,6 @@ def claim(folder: Path, origin: dict[str, Any], episodes: int) -> None:
             "collect into another one (--dataset NAME)"
         )
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         versions = provenance()["versions"]
         made_with = {package: versions[package] for package in ("mujoco", "dm_control")}
         write_atomically(path, json.dumps(origin | {"episodes": episodes, "versions": made_with}, indent=2) + "\n")
@@ -247,12 +246,17 @@ class Progress:
             print(f"episode {episode + 1}/{self._episodes}: {text}, {left:.0f} s left", flush=True)
 
 
+def minari_id(folder: Path) -> str:
+    """The Minari set that a folder is written as."""
+    return f"{folder.parent.name}/{folder.name}-v0"
+
+
 def to_minari(folder: Path, env: str) -> Path:
     """Write what was collected as the Minari set `<domain>/<data set>-v0`, and return its folder.
 
     Raises FileExistsError when it is there, ModuleNotFoundError without Minari.
     """
-    id = f"{folder.parent.name}/{folder.name}-v0"
+    id = minari_id(folder)
     made_with = [f"{package}=={version}" for package, version in catalog.recorded_versions(folder).items()]
     about: dict[str, Any] = {"env_id": env, "entry_point": "envs:make", "requirements": made_with}
     source, target = convert.Place("exorl", str(folder)), convert.Place("minari", id)
@@ -266,6 +270,12 @@ def main(_: list[str]) -> None:
     values = flags.FLAGS
     if values.format == "minari":
         minari.require()
+        from launch import commands
+
+        family = find_family(values.env)
+        name = values.dataset or (commands.dataset_name(family) if family else values.agent)
+        if path := minari.find(minari_id(Path(values.data_dir) / envs.spec(values.env).domain / name)):
+            raise FileExistsError(f"{path}: there already, expected a name that is free; choose another --dataset")
     try:
         folder = collect(values.env, values.agent, values.episodes, values.seed, Path(values.data_dir), values.dataset)
     except KeyboardInterrupt:

@@ -52,8 +52,8 @@ def collect(
         raise ValueError(f"episodes {episodes}, seed {seed}: expected episodes from 1 and a seed from 0")
     config = config or CommandConfig()
     folder = data_dir / family.domain / (dataset or dataset_name(family))
-    claim(folder, {"env": family.name, "agent": "commands", "seed": seed, "config": config.origin()}, episodes)
     with program.alone(folder):
+        claim(folder, {"env": family.name, "agent": "commands", "seed": seed, "config": config.origin()}, episodes)
         _fill(family, folder, episodes, seed, config)
     return folder
 

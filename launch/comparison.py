@@ -4,6 +4,7 @@ A row holds the return of every episode beside its statistics: tables and figure
 of families of tasks are launch/family_rows.py's.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ class Measured(NamedTuple):
     """[R, S C]: the resamples that all intervals are from."""
     statistics: dict[str, Interval]
     """Interquartile means over seeds and chains of a chain's first, last, mean and best episode; as `falls` the mean
-    share of episodes below half of the best in the data."""
+    share of episodes below half of the best in the data, NaN where that is not positive."""
 
 
 class Line(NamedTuple):
@@ -76,7 +77,8 @@ def measure(returns: np.ndarray, data_best: float) -> Measured:
         "max": returns.max(axis=-1),
     }
     statistics = {name: of_interquartile_mean(values, counts) for name, values in per_chain.items()}
-    falls = of_mean((returns < data_best / 2).mean(axis=-1), counts)
+    fallen = returns < data_best / 2 if data_best > 0 else np.full(returns.shape, np.nan)
+    falls = of_mean(fallen.mean(axis=-1), counts)
     return Measured(returns, counts, statistics | {"falls": falls})
 
 
@@ -103,12 +105,24 @@ def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
         "heldout_loss": float(np.mean(errors)) if errors else None,
         "seconds": [seconds for run in runs if (seconds := run.seconds()) is not None],
         "command": cell.sweep_command([run.seed for run in runs]),
-        "commit": ", ".join(dict.fromkeys(row["commit"] for row in newest)),
-        **{name: last.get(name) for name in ("backend", "dtype", "versions", "time")},
+        **{
+            name: functools.reduce(said, (row.get(name) for row in newest), None)
+            for name in ("commit", "backend", "dtype", "versions")
+        },
+        "time": last.get("time"),
         "typed": cell.typed,
         "flags": cell.resolved,
         **measured,
     }
+
+
+def said(old: Any, new: Any) -> Any:
+    """What both say of where they were measured, and where they differ both: `0.10.2, 0.11.2`."""
+    if isinstance(old, dict) or isinstance(new, dict):
+        one, other = old or {}, new or {}
+        return {name: said(one.get(name), other.get(name)) for name in one | other}
+    texts = [text for each in (old, new) if each is not None for text in str(each).split(", ")]
+    return ", ".join(dict.fromkeys(texts)) if texts else None
 
 
 def _collect(env: str, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]:

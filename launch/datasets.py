@@ -20,6 +20,7 @@ from absl import flags
 import envs
 from data import catalog, d4rl, exorl, minari
 from data.inventory import Held, held
+from envs.family import find as find_family
 from launch import program, workers
 
 if TYPE_CHECKING:
@@ -67,7 +68,12 @@ def listing(found: Sequence[Held], data_dir: Path) -> Iterator[str]:
     ]
     yield from columns([heading, *rows] if rows else [], "<>>><<")
     yield from (f"  {row.name}: {row.problem}" for row in found if row.problem)
-    returns = [(row.name, task, *_quantiles(values)) for row in found for task, values in row.returns.items()]
+    returns = [
+        (row.name, task, *_quantiles(values))
+        for row in found
+        for task, values in row.returns.items()
+        if not find_family(task.rpartition("-")[0])  # what a family's rewards are computed from
+    ]
     if found:
         yield ""
         yield "Returns, of rewards that are computed or stored already (--env TASK computes a task's):"
@@ -123,6 +129,8 @@ def fetch(name: str, data_dir: Path, again: bool) -> str:
 
 def compute(env: str, found: Iterable[Held], processes: int) -> None:
     """Compute and cache the rewards of a task for all data sets of its domain. Raises what data.exorl.load raises."""
+    if find_family(env):
+        raise ValueError(f"--env: expected one task, got {env}, a family of them")
     spec, reward_fn = envs.spec(env), envs.reward_fn(env)
     if reward_fn is None:
         return

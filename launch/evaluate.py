@@ -5,6 +5,7 @@ initial states with an empty context. All numbers go to results.jsonl, tables an
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -251,7 +252,7 @@ def read_trajs(text: str) -> list[int] | None:
         numbers = [0]
     if numbers is not None and min(numbers) < 1:
         raise ValueError(f"--trajs: expected numbers of 1 or more between commas, such as 1,4,32, got {text!r}")
-    return numbers
+    return numbers and sorted(set(numbers))
 
 
 def needs_data(meta: "Meta", protocols: Sequence[str]) -> bool:
@@ -288,10 +289,12 @@ def main(_: list[str]) -> None:
     protocols = flags.FLAGS.prompt
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise ValueError(f"--prompt: expected some of {', '.join(PROTOCOLS)}, got {', '.join(unknown)}")
+    if target is not None and not math.isfinite(target):
+        raise ValueError(f"--target_return: expected a finite number, got {target}")
     from launch.checkpoint import Checkpoints
 
     out = Path(flags.FLAGS.checkpoint)
-    if not out.is_dir():
+    if not (out / "checkpoints").is_dir():
         raise FileNotFoundError(f"--checkpoint: expected the folder of a run, as --out of train_offline, got {out}")
     checkpoints = Checkpoints(out)
     meta = checkpoints.meta()
@@ -307,6 +310,12 @@ def main(_: list[str]) -> None:
         raise ValueError(
             f"--prompt: expected none of a family of tasks, which has protocols of its own, got {protocols}"
         )
+    if meta.model.context == 1 and flags.FLAGS["prompt"].present and set(protocols) != {"none"}:
+        raise ValueError(f"--prompt: expected none: {out} has no context, got {', '.join(protocols)}")
+    if flags.FLAGS.video:
+        from launch.video import check_drawing
+
+        check_drawing(meta.env)
     # A family stores the rate that is asked for: the mean reward of the next steps.
     default = meta.target_return * (envs.spec(meta.env).episode_length if family else 1)
     with program.alone(out):

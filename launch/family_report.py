@@ -135,6 +135,8 @@ def _draw_prompts(axes: Any, results: "Sequence[Result]") -> None:
     counts = [result.segments for result in results if result.name == "data"]
     for name, colour in (("data", DATA), ("rule", RULE)):
         found = [result for result in results if result.name == name]
+        if not found:  # no rule without segments to judge by
+            continue
         returns = np.stack([result.returns[:, 0] for result in found], axis=1)
         _line(axes, [counts.index(result.segments) for result in found], returns, colour, WORDS[name])
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])

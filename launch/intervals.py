@@ -108,6 +108,8 @@ def performance_profile(
     over, weights = (np.ravel(values)[:, None] > above).astype(float), _once(np.ravel(values), weights)
     resampled = counts @ over / counts[0].sum()
     ends = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    if len(over) < FEWEST:
+        ends = np.full_like(ends, np.nan)
     return np.concatenate([(weights @ over / weights.sum())[None], ends])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.comparison import of_returns
+from launch.comparison import of_returns, said
 from launch.family_rows import is_family
 
 Row = Mapping[str, Any]
@@ -39,17 +39,9 @@ def join(old: Row, new: Row) -> dict[str, Any]:
         "seeds": order,
         "heldout_loss": None if None in errors else float(np.mean(errors)),
         "seconds": seconds,
-        **{name: _said(old.get(name), new.get(name)) for name in ("commit", "backend", "dtype", "versions")},
+        **{name: said(old.get(name), new.get(name)) for name in ("commit", "backend", "dtype", "versions")},
         **(_points(old, new, sources) if is_family(new) else _returns(old, new, sources)),
     }
-
-
-def _said(old: Any, new: Any) -> Any:
-    """What both rows say of where they were measured, and where they differ both: `0.10.2, 0.11.2`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {name: _said(old.get(name), new.get(name)) for name in old | new}
-    texts = [text for each in (old, new) if each is not None for text in str(each).split(", ")]
-    return ", ".join(dict.fromkeys(texts)) if texts else None
 
 
 def _returns(old: Row, new: Row, sources: Sequence[tuple[Row, int]]) -> dict[str, Any]:

@@ -87,7 +87,8 @@ class Metrics:
         self._rows = read_metrics(self._csv) if self._csv.exists() else []
         self._columns = ["step"]
         self._tensorboard: SummaryWriter | None = None
-        self._wandb = _wandb_run(out, config) if wandb else None
+        shown = {"project": "agentic-bpt", "name": out.name, "dir": out, "config": config, "resume": "auto"}
+        self._wandb = require_wandb().init(**shown) if wandb else None
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +145,8 @@ class Metrics:
         return text.getvalue()
 
 
-def _wandb_run(out: Path, config: dict[str, Any]) -> Any:
+def require_wandb() -> Any:
+    """The `wandb` package. Raises ModuleNotFoundError, with the remedy."""
     try:
         import wandb
     except ModuleNotFoundError as error:
@@ -153,7 +155,7 @@ def _wandb_run(out: Path, config: dict[str, Any]) -> Any:
         raise ModuleNotFoundError(
             "--wandb needs the package wandb, which is not installed: pip install 'agentic-bpt[wandb]'"
         ) from None
-    return wandb.init(project="agentic-bpt", name=out.name, dir=out, config=config, resume="auto")
+    return wandb
 
 
 def provenance() -> dict[str, Any]:

@@ -77,6 +77,8 @@ class RunConfig:
     wandb: bool = number(False, "Also log to Weights & Biases (pip install 'agentic-bpt[wandb]').")
 
     def __post_init__(self) -> None:
+        if not 0 <= self.heldout < 1:
+            raise ValueError(f"--heldout: expected a share of at least 0 and below 1, got {self.heldout}")
         for name in ("episodes", "rows", "short_crop", "chains", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name}: expected 1 or more, got {getattr(self, name)}")
@@ -140,9 +142,16 @@ class Plan(NamedTuple):
             ("short_updates", 0, self.run.short_updates),
             *((name, self.segments.segment, getattr(self.run, name)) for name in ("keep", "crop")),
             ("window", self.segments.segment, self.model.window),
+            *((name, DEFAULTS[name], self.flags()[name]) for name in ("draw", "completion", "pack")),
         ):
             if got != expected:
                 raise ValueError(f"--{name}: expected {expected} for a family of tasks, got {got}")
+        length = envs.spec(self.run.env).episode_length
+        if self.segments.needed > length:
+            raise ValueError(
+                f"--horizon: expected at most {length + 1 - self.segments.segment}, so that a segment and what is "
+                f"earned behind it fit into an episode of {length} steps, got {self.segments.horizon}"
+            )
 
 
 def read_flags() -> tuple[Plan, bool, str]:
@@ -172,7 +181,8 @@ def read_flags() -> tuple[Plan, bool, str]:
         config_flags.fill({k: str(v) for k, v in stored.items() if k != "out"}, typed)
     elif preset != "none":
         if preset == "auto":
-            preset = auto_preset(flags.FLAGS.env, flags.FLAGS.method, jax.default_backend())
+            backend = "accelerator" if flags.FLAGS.device else jax.default_backend()
+            preset = auto_preset(flags.FLAGS.env, flags.FLAGS.method, backend)
         fill_preset(preset, typed)
     if flags.FLAGS.trajs == config_flags.AUTO:
         choose_trajs()
@@ -232,11 +242,28 @@ def choose_trajs() -> None:
     plan = read_plan()
     run, size = plan.run, envs.spec(plan.run.env)
     name = catalog.choose(size, run.dataset, Path(run.data_dir))
-    found = catalog.episodes(size, name, Path(run.data_dir), run.max_steps) if name else 0
+    found = collection(run, name).get("episodes", 0)
+    if name and not found:
+        found = catalog.episodes(size, name, Path(run.data_dir), run.max_steps)
     most = train_count(found or run.episodes, run.heldout)
     trajs = forecast.largest_trajs(plan, size, most)
     print(f"--trajs auto: {trajs}, of {most} trajectories to train on", flush=True)
     flags.FLAGS["trajs"].value = trajs
+
+
+def collection(run: RunConfig, name: str | None) -> dict[str, Any]:
+    """What was begun for the environment of a run that names no data set, and the run will collect to its end.
+
+    name: of the data set that is there; None where none has an episode yet. Empty where nothing was begun.
+    """
+    from data import catalog
+
+    size = envs.spec(run.env)
+    if run.dataset or size.simulator != "dm_control":
+        return {}
+    agent = catalog.COLLECTED[0]
+    begun = catalog.unfinished(Path(run.data_dir) / size.domain / (name or agent))
+    return begun if begun.items() >= {"env": size.name, "agent": agent}.items() else {}
 
 
 def open_out(plan: Plan, resume: bool) -> Path:

@@ -120,6 +120,8 @@ def _csv_table(result: Result) -> str:
 
 
 def _show(value: Estimate, plus_minus: str, scale: float = 1, digits: int = 1) -> str:
+    if np.isnan(value.mean):
+        return "-"
     text = f"{scale * value.mean:.{digits}f}"
     return text if np.isnan(value.margin) else f"{text} {plus_minus} {scale * value.margin:.{digits}f}"
 
@@ -132,13 +134,14 @@ def _cells(result: Result, plus_minus: str) -> list[list[str]]:
             summary.protocol,
             *(_show(getattr(summary, name), plus_minus) for name in _STATISTICS),
             _show(summary.fall_rate, plus_minus, scale=100, digits=0),
-            f"{100 * summary.last_of_best:.0f}",
+            "-" if np.isnan(summary.last_of_best) else f"{100 * summary.last_of_best:.0f}",
         ]
         for summary in result.summaries
     ]
     data, best = result.data, result.data.max()
     numbers = [f"{number:.1f}" for number in (data.mean(), np.median(data), best)]
-    return [*lines, ["", "data", "", "", *numbers, f"{100 * np.mean(data < best / 2):.0f}", ""]]
+    falls = f"{100 * np.mean(data < best / 2):.0f}" if best > 0 else "-"
+    return [*lines, ["", "data", "", "", *numbers, falls, ""]]
 
 
 def _data_sentence(result: Result) -> str:
@@ -152,10 +155,9 @@ def _headline(result: Result, plus_minus: str) -> list[str]:
     whole = [summary for summary in result.summaries if summary.protocol == protocol][-1]
     where = "in context" if protocol == "own" else f"with {PROTOCOLS[protocol]}"
     chains = f"{whole.chains} chains" if whole.chains > 1 else "1 chain, so no interval"
-    sentences = [
-        f"Last episode of {whole.trajs} {where}: {_show(whole.last, plus_minus)} ({chains}), "
-        f"{100 * whole.last_of_best:.0f}% of the best episode in the data ({result.data.max():.1f})."
-    ]
+    best = f"the best episode in the data ({result.data.max():.1f})"
+    share = f"beside {best}" if np.isnan(whole.last_of_best) else f"{100 * whole.last_of_best:.0f}% of {best}"
+    sentences = [f"Last episode of {whole.trajs} {where}: {_show(whole.last, plus_minus)} ({chains}), {share}."]
     score, scale = normalised_score(result.row["env"], whole.last.mean), reference(result.row["env"])
     if score is not None and scale is not None:
         ends = f"0 is {scale.low:g}, 100 is {scale.high:g} ({scale.source})"

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
+from launch.metrics import of_the_run
+from launch.plan import PROTOCOLS
+
 
 class Estimate(NamedTuple):
     """A mean over chains; its 95% interval is mean - margin to mean + margin."""
@@ -33,7 +36,8 @@ class Summary(NamedTuple):
     max: Estimate
     """Mean over chains of the best episode. It rises with `trajs` for any policy that varies."""
     fall_rate: Estimate
-    """Share of episodes that return less than half of the best episode in the data; in [0, 1]."""
+    """Share of episodes that return less than half of the best episode in the data, in [0, 1]; NaN where that is not
+    positive."""
     last_of_best: float
     """Mean return of the last episode over the best return in the data; NaN where that is not positive."""
 
@@ -95,7 +99,7 @@ def summarise(returns: np.ndarray, protocol: str, trajs: int, data_best: float) 
         mean=estimate(prefix.mean(axis=1)),
         median=estimate(np.median(prefix, axis=1)),
         max=estimate(prefix.max(axis=1)),
-        fall_rate=estimate((prefix < data_best / 2).mean(axis=1)),
+        fall_rate=estimate((prefix < data_best / 2).mean(axis=1) if data_best > 0 else np.full(chains, np.nan)),
         last_of_best=last.mean / data_best if data_best > 0 else float("nan"),
     )
 
@@ -173,13 +177,11 @@ def newest_result(rows: Sequence[Mapping[str, Any]], data: np.ndarray, trajs: Se
         raise ValueError("results.jsonl holds no row: evaluate first")
     updates = sorted({row["update"] for row in rows})
     last = [row for row in rows if row["update"] == updates[-1]][-1]
-    own = {update: newest_chains(rows, "own", update) for update in updates}
+    mine = of_the_run(map(dict, rows))
+    own = {update: newest_chains(mine, "own", update) for update in updates}
     # Of one evaluation: another's chains may have had other initial states, another target, another length.
     of_command = [row for row in rows if row["command"] == last["command"]]
-    found = {
-        protocol: newest_chains(of_command, protocol, updates[-1])
-        for protocol in ("own", "ranked", "none", "best", "worst")
-    }
+    found = {protocol: newest_chains(of_command, protocol, updates[-1]) for protocol in PROTOCOLS}
     chains = {protocol: part for protocol, part in found.items() if part}
     if not chains:
         raise ValueError(f"results.jsonl has no whole chain at update {updates[-1]}: evaluate again")

@@ -91,7 +91,11 @@ def _section(rows: Sequence[Mapping[str, Any]], statistic: str, found: Mapping[s
     """The figure of all statistics stands above the first."""
     envs = list(dict.fromkeys(environments(rows)))
     shared = _shared(rows)
-    seeds = [sum(len(row["seeds"]) for row in found) for of_env in shared for found in of_env.values()]
+    seeds = [
+        len({(row.get("dataset_hash"), seed) for row in found for seed in row["seeds"]})
+        for of_env in shared
+        for found in of_env.values()
+    ]
     data = [len({row.get("dataset_hash") for row in found}) for of_env in shared for found in of_env.values()]
     chains = [count for row in rows for count in row["chains"].values()]
     complete = {name: [line for line in lines if not math.isnan(line.total.value)] for name, lines in found.items()}

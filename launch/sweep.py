@@ -118,7 +118,7 @@ def take_over(run: Run) -> Path | None:
     kept = [name for name in run.cell.resolved if name not in (*NOT_A_CELL, *PLAYED)]
     for other in sorted(run.folder.parent.parent.glob(f"*/{run.folder.name}")):
         if other == run.folder or not all(
-            (other / name).exists() for name in ("done.json", "checkpoints", "metrics.csv")
+            (other / name).exists() for name in ("done.json", "checkpoints", "metrics.csv", "dataset.json")
         ):
             continue
         stored = DEFAULTS | read_stored(other)
@@ -129,7 +129,8 @@ def take_over(run: Run) -> Path | None:
         shutil.copytree(other / "checkpoints", part)
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         part.rename(run.folder / "checkpoints")
-        shutil.copy(other / "metrics.csv", run.folder)
+        for name in ("metrics.csv", "dataset.json"):
+            shutil.copy(other / name, run.folder)
         # Last, for it says that the run has begun.
         config = run.cell.resolved | {"seed": run.seed, "out": str(run.folder)}
         write_atomically(run.folder / "config.json", json.dumps(config, indent=2))

@@ -18,8 +18,8 @@ import envs
 from agent.config import BASELINES
 from envs.family import find as find_family
 from launch import config_flags, devices, program, workers
-from launch.metrics import Metrics, write_atomically
-from launch.plan import CONFIGS, Plan, began_with, open_out, read_flags
+from launch.metrics import Metrics, require_wandb, write_atomically
+from launch.plan import CONFIGS, Plan, began_with, collection, open_out, read_flags
 from launch.training import Training
 
 # JAX, orbax and MuJoCo load in the functions that use them: --help and mistakes answer at once.
@@ -29,11 +29,22 @@ def main(_: list[str]) -> None:
     plan, resume, preset = read_flags()
     size = envs.spec(plan.run.env)
     if flags.FLAGS.forecast:
-        print_forecast(plan, size)
+        print_forecast(plan, preset, size)
         return
+    check_here(plan)
     out = open_out(plan, resume)
     with program.alone(out, wait=False):
         learn(plan, preset, size, out)
+
+
+def check_here(plan: Plan) -> None:
+    """Raise, before any long work, where this machine lacks what a run asks for."""
+    from agent import transformer
+
+    if plan.run.wandb:
+        require_wandb()
+    if plan.model.method not in BASELINES:
+        transformer.kernel(plan.model)
 
 
 def learn(plan: Plan, preset: str, size: envs.Spec, out: Path) -> None:
@@ -49,7 +60,7 @@ def learn(plan: Plan, preset: str, size: envs.Spec, out: Path) -> None:
         raise forecast.explained(error, plan, size) from error
 
 
-def print_forecast(plan: Plan, size: envs.Spec) -> None:
+def print_forecast(plan: Plan, preset: str, size: envs.Spec) -> None:
     """--forecast: what an update would take, here or on --device, and nothing else."""
     from launch import forecast
 
@@ -59,7 +70,7 @@ def print_forecast(plan: Plan, size: envs.Spec) -> None:
         )
     device = devices.find(flags.FLAGS.device) if flags.FLAGS.device else None
     made = forecast.forecast(plan, size, device)
-    print(forecast.table(made))
+    print(f"preset   {preset}\n{forecast.table(made)}")
     if sum(made.memory.values()) > made.available:
         print("what would help, by the formula:\n  " + "\n  ".join(forecast.savings(plan, size)))
 
@@ -86,9 +97,8 @@ def load_dataset(plan: Plan, size: envs.Spec, out: Path) -> Any:
     data_dir = Path(plan.run.data_dir)
     name = catalog.choose(size, plan.run.dataset or began_with(out), data_dir)
     collects = size.simulator == "dm_control" and not plan.run.dataset
-    begun = catalog.unfinished(data_dir / size.domain / name) if collects and name else {}
-    goes_on = begun.items() >= {"env": size.name, "agent": "td3"}.items()
-    if collects and (name is None or goes_on):
+    begun = collection(plan.run, name)
+    if collects and (name is None or begun):
         name, episodes, seed = "td3", begun.get("episodes", plan.run.episodes), begun.get("seed", plan.run.seed)
         if train_count(episodes, plan.run.heldout) < plan.model.context:
             raise ValueError(

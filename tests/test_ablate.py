@@ -3,6 +3,7 @@
 A stand-in for train_offline makes the programs quick; one test runs the real one.
 """
 
+import functools
 import json
 import os
 import signal
@@ -131,6 +132,12 @@ def test_values_between_commas_make_a_grid_and_quotes_hold_commas():
         cells.grid({"seed": "1"})
 
 
+@pytest.mark.parametrize(("name", "why"), [("episodes", "all cells share the data"), ("out", "it changes nothing")])
+def test_some_flags_have_one_value_in_a_sweep(name, why):
+    with pytest.raises(ValueError, match=f"--{name}: expected one value, since {why}"):
+        cells.values(name, "1,2")
+
+
 def test_seeds_are_how_many_or_which():
     assert cells.read_seeds("3") == [0, 1, 2]
     assert cells.read_seeds("4,1") == [4, 1]
@@ -186,6 +193,9 @@ def test_presets_take_the_loss_on_the_last_trajectory_of_reward_free_data(known,
         ({"heads": "3"}, "--heads: expected a divisor of --width 128, got 3"),
         ({"trajs": "auto"}, "--trajs: expected a number, since auto depends on the machine"),
         ({"preset": "tpu"}, "--preset: expected auto, none or one of accelerator, "),
+        ({"heldout": "-0.5"}, "--heldout: expected a share of at least 0 and below 1, got -0.5"),
+        ({"env": "walker_speed", "draw": "full"}, "--draw: expected powers for a family of tasks, got full"),
+        ({"env": "walker_speed", "horizon": "990"}, "--horizon: expected at most 985"),
     ],
 )
 def test_a_wrong_flag_is_told_before_anything_runs(known, typed, message):
@@ -200,6 +210,9 @@ def test_a_file_lists_cells_line_by_line(known, tmp_path):
     path.write_text("--trajs=1\n--treys=1\n")
     with pytest.raises(ValueError, match="cells:2: --treys: expected a flag"):
         cells.read_cells(path)
+    path.write_text("--trajs=1 --data_dir=a\n--trajs=4 --data_dir=b\n")
+    with pytest.raises(ValueError, match="cells: expected one --data_dir in all lines, got "):
+        cells.read_cells(path)
     path.write_text("trajs=1\n")
     with pytest.raises(ValueError, match="cells:1: expected flags but --seed, got 'trajs=1'"):
         cells.read_cells(path)
@@ -210,6 +223,8 @@ def test_a_control_is_found_by_its_values(known):
     assert cells.find_control(found, "trajs=4 relabel=false") is found[3]
     with pytest.raises(ValueError, match="--control: expected flags of one of the cells, such as 'trajs=1 relabel=tr"):
         cells.find_control(found, "trajs=5")
+    with pytest.raises(ValueError, match="--control: expected flags of one of the cells, got 'trajs=x': "):
+        cells.find_control(found, "trajs=x")
 
 
 def test_what_evaluate_plays_in_a_sweeps_folder_afterwards_does_not_change_its_row(tmp_path):
@@ -226,6 +241,12 @@ def test_what_evaluate_plays_in_a_sweeps_folder_afterwards_does_not_change_its_r
     assert sweep.is_complete(tmp_path)
     (tmp_path / "results.jsonl").write_text(json.dumps(lines[1]) + "\n")
     assert not sweep.is_complete(tmp_path)
+
+
+def test_a_row_says_everything_that_its_seeds_were_measured_with():
+    versions = [{"jax": "0.10"}, {"jax": "0.11", "numpy": "2"}, {"jax": "0.11", "numpy": "2"}]
+    assert functools.reduce(comparison.said, versions, None) == {"jax": "0.10, 0.11", "numpy": "2"}
+    assert functools.reduce(comparison.said, ["a", "b", "a"], None) == "a, b"
 
 
 def test_a_folder_of_other_flags_is_not_taken_for_the_cell(known, tmp_path):
@@ -245,11 +266,12 @@ def test_what_was_learned_is_taken_over_where_what_is_played_alone_differs(known
     (run,) = cells.plan_runs(cells.plan_cells([{"trajs": "4"}], "cpu"), [0], tmp_path)
     other = tmp_path / "other" / "seed-0"
     (other / "checkpoints" / "4").mkdir(parents=True)
-    for file in ("metrics.csv", "done.json"):
+    for file in ("metrics.csv", "done.json", "dataset.json"):
         (other / file).write_text("{}")
     (other / "config.json").write_text(json.dumps(run.cell.resolved | {name: value}))
     assert sweep.take_over(run) == (other if taken else None)
     assert run.begun == taken == (run.folder / "checkpoints" / "4").is_dir()
+    assert (run.folder / "dataset.json").exists() == taken  # it goes on with the data that it began with
     run.check()
 
 

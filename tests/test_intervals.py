@@ -100,6 +100,8 @@ def test_the_profile_is_the_share_above_by_hand():
     profile = performance_profile(np.array([[1.0, 2.0, 2.0, 4.0]]), draw_counts(1, 4, rng()), np.array([0, 1, 2, 4]))
     np.testing.assert_array_equal(profile[0], [1.0, 0.75, 0.25, 0.0])
     assert (profile[1] <= profile[0]).all() and (profile[0] <= profile[2]).all()
+    few = performance_profile(np.array([[1.0, 2.0]]), draw_counts(1, 2, rng()), np.array([1]))
+    assert few[0] == 0.5 and np.isnan(few[1:]).all()
 
 
 def test_a_paired_difference_takes_common_seeds_chains_and_episodes():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from launch.metrics import append_rows, write_atomically
 from launch.plots import _spread
-from launch.report import _headline, report
+from launch.report import _cells, _headline, report
 from launch.statistics import (
     estimate,
     gain_from_context,
@@ -149,8 +149,17 @@ def test_a_result_shows_the_newest_update_and_keeps_the_older_ones_as_history():
     assert [(summary.trajs, summary.last.mean) for summary in result.summaries] == [(1, 5.0), (2, 7.0)]
     assert {update: summary.last.mean for update, summary in result.history.items()} == {50: 3.0, 100: 7.0}
     assert result.summaries[-1].last_of_best == 0.7
+    again = [row | {"command": "python -m launch.evaluate --target_return 1"} for row in rows_of([[1, 1]], update=100)]
+    assert newest_result(rows + again, np.array([10.0]), trajs=None).history == result.history
     with pytest.raises(ValueError, match="holds no row: evaluate first"):
         newest_result([], np.array([1.0]), trajs=None)
+
+
+def test_no_shares_of_a_best_episode_that_is_not_positive():
+    result = newest_result(rows_of([[-61.0, -62.0], [-60.0, -63.0]]), np.array([-80.0, -90.0]), trajs=None)
+    cells = _cells(result, "+-")
+    assert [line[-2:] for line in cells] == [["-", "-"], ["-", "-"], ["-", ""]]
+    assert "(2 chains), beside the best episode in the data (-80.0)." in _headline(result, "+-")[0]
 
 
 def test_labels_move_apart_by_as_little_as_they_must():

@@ -116,6 +116,7 @@ def test_a_seed_that_was_played_twice_counts_once():
     twice = [{**row("walker_walk", "at", [5.0, 6.0], prompt="none"), "dataset_hash": "a"}]
     rows = [*({**cell, "dataset_hash": "a"} for cell in ROWS), *twice]
     assert suite.compare(rows, "last")[0].by_env == suite.compare(ROWS, "last")[0].by_env
+    assert "; 2 environments, 1 training seed x 2 to 4 chains" in suite.make_sections(rows)[0].about
 
 
 def test_what_own_episodes_give_is_of_data_on_which_both_were_played():

@@ -16,7 +16,17 @@ from data.chain import ChainRules
 from data.segments import SegmentRules
 from envs.dmc import ControlSuite
 from envs.family import find
-from launch import collect, commands, evaluate, families, family_evaluation, train_offline, video, workers
+from launch import (
+    collect,
+    commands,
+    evaluate,
+    families,
+    family_evaluation,
+    family_report,
+    train_offline,
+    video,
+    workers,
+)
 from launch.checkpoint import Checkpoints
 from launch.plan import Plan, RunConfig
 
@@ -169,6 +179,17 @@ def test_lanes_are_played_where_there_are_more_cores_than_lanes(monkeypatch):
     lanes = families.Lanes.of(FAMILY, 1, 0)
     found = families.play(FAMILY, lanes, lambda part: part, 2, map)
     np.testing.assert_array_equal(found.returns[:, 0], lanes.seeds)
+
+
+def test_chains_of_one_segment_have_a_picture_too(tmp_path):
+    """No rule, which judges by segments."""
+    lanes = SimpleNamespace(tasks=np.zeros((4, 1)))
+    results = [
+        families.Result(name, count, np.ones((4, 2)), np.zeros((4, 2, 1)))
+        for name, count in (("told", 0), ("not told", 0), ("data", 0), ("data", 1), ("wrong labels", 1), ("own", 1))
+    ]
+    family_report.picture(results, lanes, FAMILY, tmp_path / "tasks.png")
+    assert (tmp_path / "tasks.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("episodes", [2, 400])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from data.episode import Episode
 from launch import train_offline
 from launch.checkpoint import Checkpoints
 from launch.metrics import read_rows
-from launch.plan import Plan, RunConfig
+from launch.plan import Plan, RunConfig, collection
 from launch.program import alone
 
 TINY = [
@@ -82,6 +83,26 @@ def test_a_forecast_prints_and_writes_nothing_and_auto_takes_what_the_data_have(
     assert "tokens   22 a row, 44 a batch" in done.stdout and ", fits in " in done.stdout
     assert not out.exists()
     assert catalog.episodes(envs.spec("cartpole_swingup"), "td3", data_dir, max_steps=100) == 5  # of 20 steps
+
+
+def test_a_forecast_for_a_device_is_of_the_run_that_it_would_make(data_dir):
+    done = run("train_offline", "--env=cartpole_swingup", f"--data_dir={data_dir}", "--forecast", "--device=h100")
+    assert "preset   accelerator" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_what_was_begun_for_an_environment_is_what_it_will_learn_from(tmp_path, data_dir, there):
+    buffer = tmp_path / "cartpole" / "td3" / "buffer"
+    buffer.mkdir(parents=True)
+    for path in sorted((data_dir / "cartpole" / "td3" / "buffer").iterdir())[:there]:
+        (buffer / path.name).write_bytes(path.read_bytes())
+    begun = {"env": "cartpole_swingup", "agent": "td3", "seed": 3, "episodes": 20, "config": {}}
+    (buffer.parent / "collect.json").write_text(json.dumps(begun))
+    name = "td3" if there else None
+    config = RunConfig(env="cartpole_swingup", data_dir=str(tmp_path))
+    assert collection(config, name) == begun
+    assert collection(replace(config, env="cartpole_balance"), name) == {}
+    assert collection(replace(config, dataset="td3"), name) == {}
 
 
 def final(out):
@@ -188,6 +209,7 @@ def test_evaluate_plays_a_checkpoint(unbroken):
         (["--env=cartpole_swingup", "--accumulate=3"], "--accumulate: expected a divisor of --rows 4, got 3"),
         (["--env=cartpole_swingup", "--device=h100"], "--device: expected --forecast with it"),
         (["--env=cartpole_swingup", "--resume"], "nothing has been trained in"),
+        (["--env=cartpole_swingup", "--kernel=cudnn"], "--kernel"),
         (["--env=walker_speed", "--trajs=auto"], "--trajs: expected a number in a family of tasks"),
     ],
 )
