@@ -22,6 +22,7 @@ from data import catalog, d4rl, exorl, minari
 from data.inventory import Held, held
 from envs.family import find as find_family
 from launch import program, workers
+from launch.sections import aligned
 
 if TYPE_CHECKING:
     from data.convert import Place
@@ -62,11 +63,18 @@ def listing(found: Sequence[Held], data_dir: Path) -> Iterator[str]:
     yield "On disk:" if found else f"On disk: nothing yet (looked in {', '.join(_folders(data_dir))})."
     heading = ("data set", "episodes", "steps", "size", "sha256", "where")
     rows = [
-        (row.name, f"{row.episodes:,}", f"{row.steps:,}", size(row.bytes), row.sha256[:HASH_SHOWN] or "-", row.path)
+        (
+            row.name,
+            f"{row.episodes:,}",
+            f"{row.steps:,}",
+            size(row.bytes),
+            row.sha256[:HASH_SHOWN] or "-",
+            str(row.path),
+        )
         for row in found
         if not row.problem
     ]
-    yield from columns([heading, *rows] if rows else [], "<>>><<")
+    yield from (f"  {line}" for line in aligned([heading, *rows] if rows else [], "<>>><"))
     yield from (f"  {row.name}: {row.problem}" for row in found if row.problem)
     returns = [
         (row.name, task, *_quantiles(values))
@@ -77,7 +85,8 @@ def listing(found: Sequence[Held], data_dir: Path) -> Iterator[str]:
     if found:
         yield ""
         yield "Returns, of rewards that are computed or stored already (--env TASK computes a task's):"
-        yield from columns([("data set", "task", *QUANTILES), *returns] if returns else [("none",)], "<<" + ">" * 5)
+        table: list[tuple[str, ...]] = [("data set", "task", *QUANTILES), *returns] if returns else [("none",)]
+        yield from (f"  {line}" for line in aligned(table, "<<>"))
     yield ""
     yield "To collect (python -m launch.collect --env walker_run --agent AGENT), where nothing can be downloaded:"
     yield f"  {', '.join(catalog.COLLECTED)}"
@@ -87,15 +96,6 @@ def listing(found: Sequence[Held], data_dir: Path) -> Iterator[str]:
     sizes = [f"{domain}/{dataset} {size(many)}" for (domain, dataset), many in catalog.DOWNLOAD_BYTES.items()]
     yield f"  sizes that are known: {', '.join(sizes)}"
     yield "  Minari's, with its own program: minari download ID"
-
-
-def columns(rows: Sequence[Sequence[object]], sides: str) -> Iterator[str]:
-    """The rows with their columns aligned, each to the left (<) or the right (>)."""
-    texts = [list(map(str, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row in texts:
-        cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=False))
-        yield f"  {'  '.join(cells)}".rstrip()
 
 
 def size(many: int) -> str:

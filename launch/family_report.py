@@ -10,6 +10,7 @@ import numpy as np
 from envs.family import Family
 from launch import page as pages
 from launch.metrics import write_atomically
+from launch.sections import aligned
 from launch.statistics import Estimate, estimate
 
 if TYPE_CHECKING:
@@ -64,12 +65,10 @@ def table(results: "Sequence[Result]", lanes: "Lanes", family: Family) -> str:
         off = np.abs(achieved[..., :-1] - lanes.tasks[:, None]).mean((0, 1))
         closed = 100 * (of_lane.mean - ends.get("not told", np.nan)) / way
         lines.append([name, count, _show(of_lane), *(f"{value:.2f}" for value in off), f"{closed:.0f}"])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:]))) for line in lines]
     tasks = ", ".join("/".join(f"{value:g}" for value in task) for task in family.held_out)
     names = " and ".join(axis.name for axis in family.axes)
     head = f"{family.name}: held-out {names} {tasks}; {len(lanes.starts)} episodes a line"
-    return "\n".join([head, *text])
+    return "\n".join([head, *aligned(lines, "<>")])
 
 
 def lines_of(results: "Sequence[Result]") -> list[tuple[str, str, np.ndarray, np.ndarray]]:

@@ -178,13 +178,11 @@ def _headline(result: Result, plus_minus: str) -> list[str]:
 
 
 def _text(result: Result) -> str:
-    table = [list(_HEADER), *_cells(result, "+-")]
-    widths = [max(len(line[column]) for line in table) for column in range(len(_HEADER))]
     row = result.row
     lines = [
         f"{row['env']}, {row['method']}, update {row['update']}, asked for {row['target_return']:.1f}; "
         "mean over chains +- half of the 95% interval",
-        *("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table),
+        *sections.aligned([_HEADER, *_cells(result, "+-")], ">"),
         f"data: {_data_sentence(result)}",
         *_headline(result, "+-"),
     ]

@@ -62,14 +62,22 @@ def count(numbers: Sequence[int], what: str) -> str:
 
 def text(section: Section) -> str:
     """For a terminal: the first column begins at the left, the others end at the right."""
-    table = [list(section.header), *section.lines]
-    first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
     lines = [
         f"{section.title}, {section.about}; {section.estimate} [95% interval]",
-        *("  ".join((cells[0].ljust(first), *map(str.rjust, cells[1:], widths))) for cells in table),
+        *aligned([section.header, *section.lines], "<>"),
         *section.headline,
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+    """Lines of a table, its columns to the left (<) or the right (>); the last of `sides` holds for all that follow."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = sides.ljust(len(widths), sides[-1])
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=False)).rstrip()
+        for row in rows
+    ]
 
 
 def markdown(section: Section) -> str:

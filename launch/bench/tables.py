@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.bench import Plot, Row, Settings
 from launch.metrics import provenance, write_atomically
+from launch.sections import aligned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,16 +39,8 @@ def text(rows: Sequence[Row]) -> str:
     for heading, part in sections(rows).items():
         names = columns(part)
         lines = [names, *([cell(row.get(name)) for name in names] for row in part)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        numeric = [any(_is_number(row.get(name)) for row in part) for name in names]
-        formatted = (
-            "  ".join(
-                value.rjust(width) if right else value.ljust(width)
-                for value, width, right in zip(line, widths, numeric, strict=True)
-            ).rstrip()
-            for line in lines
-        )
-        blocks.append("\n".join([heading] * bool(heading) + [f"  {line}" for line in formatted]))
+        sides = "".join("<>"[any(_is_number(row.get(name)) for row in part)] for name in names)
+        blocks.append("\n".join([heading] * bool(heading) + [f"  {line}" for line in aligned(lines, sides)]))
     return "\n\n".join(blocks)
 
 
