@@ -22,8 +22,7 @@ from absl import app, flags
 
 import envs
 from agent.config import BASELINES
-from launch import cells, config_flags
-from launch import program as programs
+from launch import cells, config_flags, program
 from launch.cells import Cell, Run, plan_cells, plan_runs
 from launch.comparison import ROWS, make_row, read_stored_rows, store_row
 from launch.join_rows import join
@@ -49,7 +48,7 @@ def sweep(swept: dict[str, str]) -> int:
         runs, places = planned(found, seeds, backend, out)
         print(cost_text(runs, len(places)))
         return 0
-    with programs.alone(out):
+    with program.alone(out):
         return work(found, control, *planned(found, seeds, backend, out), out)
 
 
@@ -104,7 +103,7 @@ def stored_rows(out: Path) -> list[dict[str, Any]]:
 
 def find_backend() -> str:
     """What JAX runs on here; asked of another process, since an accelerator's memory would be taken by this one."""
-    words = cells.program(["-c", "import jax; print(jax.default_backend())"])
+    words = cells.this_python(["-c", "import jax; print(jax.default_backend())"])
     asked = subprocess.run(words, capture_output=True, text=True)
     if asked.returncode:
         raise OSError(f"JAX does not start here: {asked.stderr.strip().splitlines()[-1:]}")
@@ -214,7 +213,7 @@ def start(arguments: Sequence[str]) -> None:
     def main(_: Any) -> None:
         sys.exit(sweep(swept))
 
-    programs.run(main)
+    program.run(main)
 
 
 if __name__ == "__main__":

@@ -283,6 +283,6 @@ def find_control(cells: Sequence[Cell], text: str) -> Cell:
     raise ValueError(f"--control: expected flags of one of the cells, such as {cells[0].label!r}, got {text!r}")
 
 
-def program(arguments: Sequence[str]) -> list[str]:
-    """This Python with arguments."""
+def this_python(arguments: Sequence[str]) -> list[str]:
+    """A command: this Python with arguments."""
     return [sys.executable, *arguments]

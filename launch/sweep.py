@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 
 import envs
 from envs.family import find as find_family
-from launch.cells import NOT_A_CELL, Run, program
+from launch.cells import NOT_A_CELL, Run, this_python
 from launch.family_rows import read_episodes
 from launch.metrics import of_the_run, read_metrics, read_rows, write_atomically
 from launch.plan import DEFAULTS, read_stored
@@ -194,11 +194,11 @@ class Sweep:
             self._say(f"{run.name}: plays what {other} has learned")
         whole = not run.begun
         run.folder.mkdir(parents=True, exist_ok=True)
-        words = program(run.cell.command(run.seed, run.folder, resume=run.begun))
+        words = this_python(run.cell.command(run.seed, run.folder, resume=run.begun))
         log = (run.folder / LOG).open("ab")
         log.write(f"$ {' '.join(['python', *words[1:]])}\n".encode())
         log.flush()
-        pinned = program(["-m", "launch.pinned", str(os.getpid()), ",".join(map(str, cores)), *words])
+        pinned = this_python(["-m", "launch.pinned", str(os.getpid()), ",".join(map(str, cores)), *words])
         process = subprocess.Popen(
             pinned, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )

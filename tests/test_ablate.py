@@ -59,11 +59,11 @@ from launch import ablate, sweep
 
 STAND_IN = sys.argv[1]
 
-def program(arguments):
+def this_python(arguments):
     return [sys.executable, *([STAND_IN, *arguments[2:]] if "launch.train_offline" == arguments[1] else arguments)]
 
 if __name__ == "__main__":
-    sweep.program, ablate.find_backend = program, lambda: "cpu"
+    sweep.this_python, ablate.find_backend = this_python, lambda: "cpu"
     ablate.define_flags()
     ablate.start(sys.argv[2:])
 """
