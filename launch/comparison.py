@@ -16,9 +16,8 @@ from envs.family import find as find_family
 from envs.scores import normalised_score
 from launch import family_rows, labels
 from launch.cells import Cell, Run
-from launch.family_rows import rounded
 from launch.intervals import Interval, draw_counts, of_interquartile_mean, of_mean, paired_difference
-from launch.metrics import of_the_run, read_metrics, read_rows, write_atomically
+from launch.metrics import numbered, of_the_run, read_metrics, read_rows, rounded, write_atomically
 from launch.statistics import newest_chains
 
 ROWS = "ablation.jsonl"
@@ -181,7 +180,7 @@ def _plain(measured: Measured, env: str) -> dict[str, Any]:
 def read_stored_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of an ablation.jsonl. Raises ValueError, naming file and line, for what is none."""
     rows = []
-    for number, row in family_rows.numbered(path):
+    for number, row in numbered(path):
         of_kind = family_rows.NEEDED if family_rows.is_family(row) else ("returns",)
         if missing := [name for name in (*_NEEDED, *of_kind) if name not in row]:
             raise ValueError(f"{path}:{number}: expected a row of launch.ablate, {', '.join(missing)} missing")

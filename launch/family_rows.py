@@ -13,13 +13,12 @@ import numpy as np
 
 from envs.family import Family
 from launch.cells import Run
-from launch.metrics import of_the_run
+from launch.metrics import numbered, of_the_run, rounded
 
 NEEDED = ("axes", "tasks", "starts", "points")
 """Fields of a row that are of families alone."""
-_DIGITS = 6
-"""Significant digits of a stored return: beyond them lies rounding of float32 rewards."""
 _DIGITS_ACHIEVED = 4
+"""Significant digits of a stored speed, height or place."""
 _OF_EPISODE: dict[str, Any] = {
     "protocol": str,
     "segments": int,
@@ -156,22 +155,5 @@ def read_episodes(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number and the object of each line; an empty one for what is no object. Raises ValueError for no JSON."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: expected a JSON object: {error}") from None
-        yield number, row if isinstance(row, dict) else {}
-
-
 def _evaluation(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in _OF_EPISODE}
-
-
-def rounded(values: Any, digits: int = _DIGITS) -> Any:
-    """Numbers in nested lists, for JSON; null where there is no number."""
-    if isinstance(values, list):
-        return [rounded(value, digits) for value in values]
-    return float(f"{values:.{digits}g}") if np.isfinite(values) else None

@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,8 @@ from tensorboardX import SummaryWriter
 from launch.plan import PROTOCOLS
 
 _PACKAGES = ("agentic-bpt", "jax", "optax", "orbax-checkpoint", "mujoco", "dm_control", "gymnasium", "numpy")
+_DIGITS = 6
+"""Significant digits of a stored return: beyond them lies rounding of float32 rewards."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -282,3 +284,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         _check_row(row, f"{path}:{number}")
         rows.append(row)
     return rows
+
+
+def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number and the object of each line; an empty one for what is no object. Raises ValueError for no JSON."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: expected a JSON object: {error}") from None
+        yield number, row if isinstance(row, dict) else {}
+
+
+def rounded(values: Any, digits: int = _DIGITS) -> Any:
+    """Numbers in nested lists, for JSON; null where there is no number."""
+    if isinstance(values, list):
+        return [rounded(value, digits) for value in values]
+    return float(f"{values:.{digits}g}") if math.isfinite(values) else None
