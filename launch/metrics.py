@@ -165,7 +165,7 @@ def provenance() -> dict[str, Any]:
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "commit": _commit(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -183,7 +183,8 @@ def _commit() -> str:
         return "unknown"
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Of an installed package; "not installed" where it is none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

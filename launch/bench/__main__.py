@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import bench, program
+from launch.pinned import POOLS
 
 _OUT = flags.DEFINE_string("out", "runs/bench", "Folder of the results.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights and inputs.", lower_bound=0)
@@ -19,8 +20,6 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed rounds over all that is com
 _THREADS = flags.DEFINE_integer("threads", 0, "Pin the process to this many cores; 0 is all.", lower_bound=0)
 _OFFICIAL = flags.DEFINE_string("official", "", "Folder of the official Blockwise Parallel Transformer code.")
 _QUICK = flags.DEFINE_boolean("quick", False, "Small shapes, to try it out; the numbers mean nothing.")
-
-_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def pin(threads: int) -> None:
@@ -37,7 +36,7 @@ def pin(threads: int) -> None:
     if threads > len(cores):
         raise ValueError(f"--threads: expected at most the {len(cores)} cores there are, got {threads}")
     os.sched_setaffinity(0, cores[-threads:])
-    os.environ.update(dict.fromkeys(_POOLS, str(threads)))
+    os.environ.update(dict.fromkeys(POOLS, str(threads)))
 
 
 def main(argv: list[str]) -> None:

@@ -2,16 +2,15 @@
 
 import io
 import json
-import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.bench import Plot, Row, Settings
-from launch.metrics import provenance, write_atomically
+from launch.metrics import provenance, version, write_atomically
 from launch.sections import aligned
+from launch.workers import cores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,8 +100,8 @@ def machine() -> dict[str, Any]:
         "device": device.device_kind if device.platform != "cpu" else _processor(),
         "backend": device.platform,
         "devices": len(jax.devices()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "peers": {package: _version(package) for package in _PEERS},
+        "cores": cores(),
+        "peers": {package: version(package) for package in _PEERS},
     }
 
 
@@ -113,13 +112,6 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def draw(rows: Sequence[Row], plot: Plot | None) -> bytes | None:
