@@ -144,7 +144,7 @@ class OptimizerConfig:
     learning_rate: float = number(1e-4, "Peak learning rate.")
     weight_decay: float = number(1e-4, "Decoupled weight decay.")
     clip: float = number(0.25, "Gradients are scaled down to this global norm.")
-    lr_warmup: int = number(10_000, "Updates over which the learning rate rises from 0.")
+    lr_warmup: int = number(10_000, "Updates over which the learning rate rises from 0, a tenth of all at most.")
     updates: int = number(100_000, "Gradient updates in all.")
     accumulate: int = number(
         1,

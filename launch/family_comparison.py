@@ -18,7 +18,7 @@ METHOD = (
     "of these episodes, in which failures count, and in brackets its 95% bootstrap interval: episodes are drawn within "
     "seeds, and the seeds too where there are several. By seed: the mean of each. Off by: mean distance from the task. "
     "Of the way: from the perceptron that is not told the task (0) to the one that is (100). Above nothing: the mean "
-    "difference against the same policy with nothing in its context, on the same task from the same start."
+    "difference against the transformer with nothing in its context, on the same task from the same start."
 )
 _CAPTION = (
     "Means and 95% intervals, over seeds, tasks and starts. Left, behind segments of the data; middle, "

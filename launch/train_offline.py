@@ -258,7 +258,9 @@ if __name__ == "__main__":
     flags.adopt_module_key_flags(config_flags)  # so that --help shows them
     flags.DEFINE_boolean("resume", False, "Go on with the run in --out, to the same result as without the break.")
     flags.DEFINE_string(
-        "preset", "auto", f"auto (cpu or accelerator), none, or one of: {', '.join(config_flags.presets())}."
+        "preset",
+        "auto",
+        f"auto (by method, environment and device), none, or one of: {', '.join(config_flags.presets())}.",
     )
     flags.DEFINE_boolean("forecast", False, "Print what an update would take in memory and time, and stop.")
     flags.DEFINE_string(
