@@ -61,8 +61,12 @@ def test_damaged_files_give_the_same_or_one_clear_error(kind, tmp_path):
     assert kind == "plain" or "changed" not in found, found["changed"]
 
 
-@pytest.mark.parametrize("sort", [signal.SIGSEGV, signal.SIGALRM], ids=["crash", "hang"])
-def test_when_hdf5_dies_the_file_is_named_and_others_can_be_read(sort, tmp_path):
+@pytest.mark.parametrize(
+    ("sort", "words"),
+    [(signal.SIGSEGV, "failed with code -11"), (signal.SIGALRM, "took too long")],
+    ids=["crash", "hang"],
+)
+def test_when_hdf5_dies_the_file_is_named_and_others_can_be_read(sort, words, tmp_path):
     path, other = (write("ours", tmp_path / name) for name in ("deadly.hdf5", "other.hdf5"))
     with hdf5.Source(path) as source, hdf5.Source(other) as untouched:
         server = source._reader._process.pid
@@ -70,7 +74,7 @@ def test_when_hdf5_dies_the_file_is_named_and_others_can_be_read(sort, tmp_path)
         if not children.exists():
             pytest.skip("cannot tell which process reads the file")
         os.kill(int(children.read_text()), sort)
-        with pytest.raises(ValueError, match=rf"^{path}: cannot be read \(HDF5 failed with code -{int(sort)}\)"):
+        with pytest.raises(ValueError, match=rf"^{path}: cannot be read \(HDF5 {words}\)"):
             source.names("infos")
         with pytest.raises(ValueError, match=f"^{path}: cannot be read any more"):
             source.names("infos")
