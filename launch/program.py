@@ -1,5 +1,6 @@
 """What every program does the same way."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def alone(folder: Path, wait: bool = True) -> Iterator[None]:
 
 
 def run(main: Callable[[list[str]], None], words: bool = False) -> None:
-    """Parse flags and run main; a mistake of the user's ends in one line and a non-zero exit.
+    """Parse flags and run main; a mistake of the user's, or Ctrl-C, ends in one line and a non-zero exit.
 
     words: the program takes words beside its flags.
     """
@@ -49,5 +50,8 @@ def run(main: Callable[[list[str]], None], words: bool = False) -> None:
             main(argv)
         except MENDABLE as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
 
     app.run(guarded)

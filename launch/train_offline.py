@@ -194,7 +194,7 @@ def train(plan: Plan, training: Training, out: Path) -> None:
 
     run, checkpoints = plan.run, training.checkpoints
     simulated = bool(envs.spec(run.env).simulator)
-    stopped = catch_sigterm()
+    stopped = catch_stops()
     asked: dict[str, Any] = {"chains": run.chains, "protocols": run.protocols, "data": training.trajectories}
     updates = plan.optimizer.updates
     bar = tqdm(total=updates, initial=int(training.state.step), desc="train", unit="update", disable=None)
@@ -216,11 +216,12 @@ def train(plan: Plan, training: Training, out: Path) -> None:
                 if done % run.save_every == 0 or done == updates or stopped:
                     checkpoints.save(training.state, training.meta)
                 if stopped:
-                    print(f"\nStopped by SIGTERM; update {done} is saved. Go on with: --resume --out {out}")
+                    print(f"\nStopped; update {done} is saved. Go on with: --resume --out {out}")
                     return
                 if simulated and run.eval_every and done % run.eval_every == 0 and done < updates:
                     evaluate(out, training.state.weights, training.meta, done, **asked)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # all that was learned is saved
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     weights, update = checkpoints.weights()
     if simulated:
         table = evaluate(out, weights, checkpoints.meta(), update, **asked)
@@ -245,10 +246,19 @@ def check(step: int, numbers: dict[str, Any], batch: Any, saved: int | None, out
     )
 
 
-def catch_sigterm() -> list[int]:
-    """A list that is no longer empty once SIGTERM has come: the loop then saves and ends."""
+def catch_stops() -> list[int]:
+    """A list that is no longer empty once SIGTERM or Ctrl-C has come: the loop then saves and ends.
+
+    A second Ctrl-C ends the program at once.
+    """
     received: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+
+    def stop(number: int, _: Any) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     return received
 
 

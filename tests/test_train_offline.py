@@ -134,18 +134,24 @@ def test_the_run_says_what_it_does_and_leaves_a_report(unbroken):
         assert (out / name).stat().st_size > 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["killed", "terminated", "interrupted"]
+)
 def test_a_broken_run_goes_on_to_the_same_bits(unbroken, data_dir, tmp_path, how):
     out = tmp_path / "broken"
     flags = [*TINY, f"--data_dir={data_dir}", f"--out={out}", "--chains=1"]
-    process = subprocess.Popen(program("train_offline", *flags), stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(program("train_offline", *flags), text=True, **pipes)
     while not any((out / "checkpoints").glob("[0-9]*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(how)
-    stdout, _ = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=120)
+    assert "Traceback" not in stderr
     if how == signal.SIGTERM:
         assert process.returncode == 0
         assert "Go on with: --resume" in stdout or "report.html" in stdout
+    if how == signal.SIGINT:  # all was learned when it came, where nothing is left to go on with
+        assert "Go on with: --resume" in stdout or process.returncode == 130
     again = run("train_offline", "--resume", f"--out={out}", f"--data_dir={data_dir}", "--chains=1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert_same_run(unbroken[0], out)
