@@ -6,13 +6,12 @@ released), `d4rl` for the file that a D4RL environment is named after, or `minar
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data import d4rl, exorl, minari
+from data import d4rl, exorl, minari, unzip
 from data.episode import Loaded
 from data.exorl_cache import RewardFn
 from data.trajectory import Trajectory
@@ -35,8 +34,6 @@ COMMANDS = "commands_"
 """How data sets begin that are made for a family of tasks (launch/commands.py): for no single task, unless named."""
 ORIGIN = "collect.json"
 """Beside the episodes that this project collected: by whom, and with which simulator."""
-UNPACKING = "unpacking"
-"""Beside the episodes of an archive until all of them are there (data/fetch.py)."""
 
 
 class Environment(Protocol):
@@ -91,30 +88,6 @@ class Dataset(NamedTuple):
     card: Card
 
 
-class OnDisk(NamedTuple):
-    """A data set that lies under the data folder."""
-
-    domain: str
-    dataset: str
-    path: Path
-    episodes: int
-    bytes: int
-
-
-def on_disk(data_dir: Path, domain: str = "*") -> list[OnDisk]:
-    """The data sets of ExoRL's format with at least one episode, by domain and name; none when the folder is absent.
-
-    Raises ValueError where a folder holds two of one episode.
-    """
-    found = []
-    for buffer in exorl.buffers(data_dir, domain):
-        if files := exorl.episode_files(buffer):
-            folder = buffer.parent
-            size = sum(path.stat().st_size for path in files)
-            found.append(OnDisk(folder.parent.name, folder.name, folder, len(files), size))
-    return found
-
-
 def choose(env: Environment, dataset: str, data_dir: Path) -> str | None:
     """The data set to use: the one named; for a D4RL environment its file; else of those of the domain on disk td3 or
     the alphabet's first.
@@ -127,15 +100,14 @@ def choose(env: Environment, dataset: str, data_dir: Path) -> str | None:
         return "d4rl"
     if env.simulator != "dm_control":
         return None
-    ours = (found.dataset for found in on_disk(data_dir, env.domain))
+    ours = (buffer.parent.name for buffer in exorl.buffers(data_dir, env.domain) if exorl.episode_files(buffer))
     there = [dataset for dataset in ours if not dataset.startswith(COMMANDS)]
     return COLLECTED[0] if COLLECTED[0] in there else min(there, default=None)
 
 
 def is_reward_free(dataset: str) -> bool:
     """Whether a data set is named after an algorithm that explores without the reward of a task."""
-    last = dataset.rpartition("/")[2]
-    return (re.sub(r"-v\d+$", "", last) if dataset.startswith("minari/") else last) in DOWNLOADS
+    return minari.short_name(dataset) in DOWNLOADS
 
 
 def episodes(env: Environment, dataset: str, data_dir: Path, max_steps: int = 0) -> int:
@@ -193,10 +165,10 @@ def load(
         path = folder(env, dataset, data_dir)
         if begun := unfinished(path):
             raise ValueError(_half_collected(path, begun))
-        if (path / UNPACKING).exists():
+        if (path / unzip.UNPACKING).exists():
             raise ValueError(
                 f"{path}: not all of its archive is unpacked yet; run python -m launch.datasets fetch "
-                f"exorl/{env.domain}/{path.name}, or remove {path / UNPACKING} to take what there is"
+                f"exorl/{env.domain}/{path.name}, or remove {path / unzip.UNPACKING} to take what there is"
             )
         loaded = _exorl(env, path, dataset, data_dir, reward_fn, workers, max_steps)
         made_with = recorded_versions(path)
@@ -292,17 +264,12 @@ def _minari(env: Environment, id: str, reward_fn: RewardFn | None) -> tuple[Path
             f"Minari sets on disk: {there}"
         )
     recorded = minari.info(id).env_id
-    if env.env_id and recorded and _body(recorded) != _body(env.env_id):
+    if env.env_id and recorded and minari.short_name(recorded) != minari.short_name(env.env_id):
         raise ValueError(f"{path}: recorded in {recorded}, expected {env.env_id}")
-    if not env.env_id and recorded and not minari.task(recorded).startswith(f"{env.domain}_"):
+    if not env.env_id and recorded and not minari.short_name(recorded).startswith(f"{env.domain}_"):
         raise ValueError(f"{path}: recorded in {recorded}, expected a task of dm_control's {env.domain}")
     sizes = {"observation_size": env.observation_size, "action_size": env.action_size}
     return path, minari.load(id, name=env.name, **sizes, reward_fn=reward_fn)
-
-
-def _body(env_id: str) -> str:
-    """'HalfCheetah-v5' -> 'HalfCheetah'."""
-    return env_id.rpartition("/")[2].rpartition("-v")[0]
 
 
 def _first(trajectories: list[Trajectory], max_steps: int) -> list[Trajectory]:

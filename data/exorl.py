@@ -61,9 +61,9 @@ def episode_files(buffer: Path) -> list[Path]:
 
 
 def buffers(data_dir: Path, domain: str = "*") -> list[Path]:
-    """The folders of episodes, `<data_dir>/<domain>/<data set>/buffer`; a name with a dot in front is of a draft."""
+    """The folders that hold episodes, `<data_dir>/<domain>/<data set>/buffer`, sorted; a dot in front marks a draft."""
     found = (path for path in data_dir.glob(f"{domain}/*/buffer") if not path.parent.name.startswith("."))
-    return sorted(found)
+    return sorted(path for path in found if any(path.glob("episode_*.npz")))
 
 
 def usable_files(buffer: Path) -> tuple[list[Path], list[str]]:

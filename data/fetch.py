@@ -62,7 +62,7 @@ def fetch_exorl(domain: str, dataset: str, data_dir: Path, *, again: bool = Fals
     building = stage(archive)
     files, record = exorl.episode_files(folder / "buffer"), recorded(folder)
     expected = int(record.get("episodes", 0))
-    whole = len(files) >= expected and not (folder / catalog.UNPACKING).exists()
+    whole = len(files) >= expected and not (folder / unzip.UNPACKING).exists()
     if files and not again and not archive.exists() and not building.exists() and whole:
         known = "all that the archive holds" if record else "not unpacked by this program; --again fetches and mends it"
         return f"{folder}: there already, {len(files):,} episodes, {known}"
@@ -73,19 +73,14 @@ def fetch_exorl(domain: str, dataset: str, data_dir: Path, *, again: bool = Fals
         archive = download(remote, building, by_hand=by_hand, copies=2)
         sha256, mend = remote.sha256 or pooch.file_hash(str(archive)), f"it was removed; run this again, or {by_hand}"
     size = archive.stat().st_size
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / catalog.UNPACKING).touch()
     try:
         unpacked = unzip.unzip(archive, folder)
     except ValueError as error:
         shutil.rmtree(building, ignore_errors=True)
-        if not files and not exorl.episode_files(folder / "buffer"):
-            (folder / catalog.UNPACKING).unlink()
         raise ValueError(f"{error}; {mend}") from error
     episodes = unpacked.written + unpacked.kept
     text = json.dumps({"url": remote.url, "sha256": sha256, "bytes": size, "episodes": episodes}, indent=2)
     (folder / RECORD).write_text(text + "\n")
-    (folder / catalog.UNPACKING).unlink()
     shutil.rmtree(building, ignore_errors=True)
     kept = f"; {archive} may be removed" if archive.exists() else ""
     checked = "the known one" if remote.sha256 else "none is known to compare it with"

@@ -121,9 +121,9 @@ def info(id: str) -> Info:
         )
 
 
-def task(env_id: str) -> str:
-    """'dm_control/walker-run-v0' -> 'walker_run'."""
-    return re.sub(r"-v\d+$", "", env_id.rpartition("/")[2]).replace("-", "_")
+def short_name(id: str) -> str:
+    """Of a set or an environment: 'dm_control/walker-run-v0' -> 'walker_run'."""
+    return re.sub(r"-v\d+$", "", id.rpartition("/")[2]).replace("-", "_")
 
 
 def read(id: str) -> Iterator[Episode]:
@@ -157,7 +157,7 @@ def load(id: str, *, name: str, observation_size: int, action_size: int, reward_
     for index, episode in enumerate(_episodes(found, {"physics"})):
         where = f"{found.path}: episode {index}"
         rewards, physics = episode.rewards, episode.extras.get("physics")
-        if reward_fn is not None and physics is None and (relabelled or task(found.env_id) != name):
+        if reward_fn is not None and physics is None and (relabelled or short_name(found.env_id) != name):
             raise ValueError(
                 f"{where}: no physics states to compute the rewards of {name} from, and the rewards stored are of "
                 f"{found.env_id or 'an unnamed environment'}"

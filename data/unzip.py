@@ -22,6 +22,10 @@ _LEFT_FREE = 1 << 26
 """Bytes that unpacking leaves free on the disk."""
 
 
+UNPACKING = "unpacking"
+"""A file beside `buffer` until all episodes of the archive are there."""
+
+
 class Unpacked(NamedTuple):
     """What became of an archive's members."""
 
@@ -54,10 +58,12 @@ def unzip(archive: Path, folder: Path) -> Unpacked:
             missing = {name: info for name, info in episodes.items() if not _is_there(buffer / name, info)}
             size = sum(info.file_size for info in missing.values())
             _check_space(archive, folder, size)
+            (folder / UNPACKING).touch()
             with tqdm(desc=f"unpacking {archive.name}", total=size, unit="B", unit_scale=True, disable=None) as bar:
                 for name, info in missing.items():
                     _write(opened, info, buffer / name)
                     bar.update(info.file_size)
+            (folder / UNPACKING).unlink()
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, UnicodeError) as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"{archive}: cannot be unpacked ({reason})") from error

@@ -24,10 +24,6 @@ NOT_A_CELL = ("out", "seed", "data_dir", "save_every", "log_every", "wandb")
 """Flags that change nothing in what is measured, and the seed, of which a cell has several."""
 
 
-ONE = ("data_dir", "episodes")
-"""Flags of which a sweep has one value, for all cells share the data."""
-
-
 class Cell(NamedTuple):
     """One setting of the flags of train_offline."""
 
@@ -139,9 +135,8 @@ def split_arguments(arguments: Sequence[str], own: set[str]) -> tuple[list[str],
 def values(name: str, text: str) -> list[str]:
     """'1,4,8' -> ['1', '4', '8']; a value that holds a comma stands in double quotes, as in a CSV file."""
     found = next(csv.reader([text], skipinitialspace=True)) or [""]
-    if len(found) > 1 and name in (*NOT_A_CELL, *ONE):
-        why = "all cells share the data" if name in ONE else "it changes nothing that is measured"
-        raise ValueError(f"--{name}: expected one value, since {why}, got {text!r}")
+    if len(found) > 1 and name in NOT_A_CELL:
+        raise ValueError(f"--{name}: expected one value, since it changes nothing that is measured, got {text!r}")
     return found
 
 
@@ -173,9 +168,6 @@ def read_cells(path: Path) -> list[dict[str, str]]:
             raise ValueError(f"{path}:{number}: expected flags but --seed, got {line!r}")
         if settings:
             cells.append(settings)
-    for name in ONE:
-        if len(found := {settings.get(name) for settings in cells}) > 1:
-            raise ValueError(f"{path}: expected one --{name} in all lines, got {', '.join(map(str, found))}")
     if not cells:
         raise ValueError(f"{path}: expected a line of flags for each cell, got none")
     return cells
@@ -217,11 +209,18 @@ def resolve(typed: Mapping[str, str], backend: str) -> Cell:
 
 
 def plan_cells(points: Sequence[Mapping[str, str]], backend: str) -> list[Cell]:
-    """The cells in order, each once."""
+    """The cells in order, each once. Raises ValueError where two would share a name or data that they cannot."""
     cells: dict[str, Cell] = {}
+    first: dict[tuple[Any, ...], Cell] = {}
     for point in points:
         cell = resolve(point, backend)
         cells.setdefault(cell.key, cell)
+        # data_dir is no part of the key; whoever comes first collects as many episodes as it says.
+        for name, shared in (("data_dir", cell.key), ("episodes", (cell.resolved["env"], cell.resolved["dataset"]))):
+            other = first.setdefault((name, shared), cell)
+            if other.resolved[name] != cell.resolved[name]:
+                got = f"{other.resolved[name]} and {cell.resolved[name]}"
+                raise ValueError(f"--{name}: expected one value in all cells of the same data, got {got}")
     differ = differing([(cell.typed, cell.resolved) for cell in cells.values()])
     return [
         cell._replace(label=" ".join(words.values()) or cell.resolved["env"])

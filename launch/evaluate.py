@@ -54,10 +54,6 @@ def evaluate(
       protocols: of PROTOCOLS; a method without a context has only an empty one.
       data: what prompts are taken from.
     """
-    if video:
-        from launch.video import check_drawing
-
-        check_drawing(meta.env)
     if find_family(meta.env):
         from launch import family_evaluation
 

@@ -132,10 +132,15 @@ def test_values_between_commas_make_a_grid_and_quotes_hold_commas():
         cells.grid({"seed": "1"})
 
 
-@pytest.mark.parametrize(("name", "why"), [("episodes", "all cells share the data"), ("out", "it changes nothing")])
-def test_some_flags_have_one_value_in_a_sweep(name, why):
-    with pytest.raises(ValueError, match=f"--{name}: expected one value, since {why}"):
-        cells.values(name, "1,2")
+def test_cells_of_the_same_data_agree_on_where_they_lie_and_how_many_there_are_to_be(known):
+    with pytest.raises(ValueError, match="--data_dir: expected one value, since it changes nothing"):
+        cells.values("data_dir", "a,b")
+    with pytest.raises(ValueError, match="--data_dir: expected one value in all cells of the same data, got a and b"):
+        cells.plan_cells([{"trajs": "4", "data_dir": "a"}, {"trajs": "4", "data_dir": "b"}], "cpu")
+    with pytest.raises(ValueError, match="--episodes: expected one value in all cells of the same data, got 50 and 9"):
+        cells.plan_cells(cells.grid({"trajs": "1,4", "episodes": "50,90"}), "cpu")
+    others = [{"env": "walker_run", "episodes": "50"}, {"env": "cheetah_run", "episodes": "90", "data_dir": "b"}]
+    assert len(cells.plan_cells(others, "cpu")) == 2
 
 
 def test_seeds_are_how_many_or_which():
@@ -209,9 +214,6 @@ def test_a_file_lists_cells_line_by_line(known, tmp_path):
     assert cells.read_cells(path) == [{"trajs": "1", "sort": "false"}, {"dataset": "a,b", "trajs": "32"}]
     path.write_text("--trajs=1\n--treys=1\n")
     with pytest.raises(ValueError, match="cells:2: --treys: expected a flag"):
-        cells.read_cells(path)
-    path.write_text("--trajs=1 --data_dir=a\n--trajs=4 --data_dir=b\n")
-    with pytest.raises(ValueError, match="cells: expected one --data_dir in all lines, got "):
         cells.read_cells(path)
     path.write_text("trajs=1\n")
     with pytest.raises(ValueError, match="cells:1: expected flags but --seed, got 'trajs=1'"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import envs
-from data import catalog, d4rl, minari
+from data import catalog, d4rl, minari, unzip
 from data.episode import Episode
 from data.exorl import write_episode
 
@@ -48,15 +48,13 @@ def test_the_card_counts_what_was_loaded(tmp_path):
     assert len(card.sha256) == 64
 
 
-def test_on_disk_lists_folders_with_episodes_only(tmp_path):
-    assert catalog.on_disk(tmp_path / "absent") == []
+def test_a_folder_without_episodes_is_no_data_set(tmp_path):
+    assert catalog.choose(WALKER, "", tmp_path / "absent") is None
+    (tmp_path / "walker" / "td3" / "buffer").mkdir(parents=True)
     add(tmp_path, "walker", "rnd", [1, 2])
-    add(tmp_path, "cheetah", "td3", [1])
-    (tmp_path / "walker" / "proto" / "buffer").mkdir(parents=True)
-    load(tmp_path, dataset="rnd")  # leaves a cache, which is not counted
-    found = catalog.on_disk(tmp_path)
-    assert [(f.domain, f.dataset, f.episodes) for f in found] == [("cheetah", "td3", 1), ("walker", "rnd", 2)]
-    assert found[1].bytes == sum(path.stat().st_size for path in tmp_path.glob("walker/rnd/buffer/*"))
+    assert catalog.choose(WALKER, "", tmp_path) == "rnd"
+    with pytest.raises(FileNotFoundError, match=r"On disk in .*: walker/rnd$"):
+        load(tmp_path)
 
 
 def test_td3_serves_when_none_is_named_then_the_alphabet(tmp_path):
@@ -141,14 +139,14 @@ def test_data_that_are_half_collected_are_not_trained_on(tmp_path):
 
 def test_drafts_are_no_data_sets(tmp_path):
     add(tmp_path, "walker", ".copy.123.tmp", [1])
-    assert catalog.on_disk(tmp_path) == [] and catalog.choose(WALKER, "", tmp_path) is None
+    assert catalog.choose(WALKER, "", tmp_path) is None
     with pytest.raises(FileNotFoundError, match=r"On disk in .*: nothing$"):
         load(tmp_path)
 
 
 def test_an_archive_that_is_half_unpacked_is_not_trained_on(tmp_path):
     add(tmp_path, "walker", "rnd", [1, 2])
-    begun = tmp_path / "walker" / "rnd" / catalog.UNPACKING
+    begun = tmp_path / "walker" / "rnd" / unzip.UNPACKING
     begun.touch()
     with pytest.raises(
         ValueError, match=r"rnd: not all of its archive .* fetch exorl/walker/rnd, or remove .*unpacking"
@@ -177,7 +175,7 @@ def test_what_is_taken_of_a_data_set_is_counted_noted_and_has_a_hash_of_its_own(
 
 
 def test_data_of_exploration_are_known_by_their_name_in_every_format():
-    assert all(map(catalog.is_reward_free, ("rnd", "exorl/rnd", "minari/walker/rnd-v0", "minari/rnd-v12")))
+    assert all(map(catalog.is_reward_free, ("rnd", "exorl/rnd", "minari/walker/rnd-v0", "minari/icm-apt-v12")))
     assert not any(
         map(catalog.is_reward_free, ("td3", "td3_walk", "d4rl", "minari/walker/td3-v0", "minari/rnd/td3-v0"))
     )

@@ -299,6 +299,19 @@ def test_an_archive_put_there_by_hand_needs_no_network(data_dir, server, monkeyp
         datasets.fetch("exorl/walker/rnd", data_dir, False)
 
 
+def test_an_archive_that_is_half_unpacked_says_so_until_it_is_whole(data_dir, server, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(published.unzip, "_write", stopped)
+        datasets.fetch("exorl/walker/rnd", data_dir, False)
+    begun = data_dir / "walker" / "rnd" / published.unzip.UNPACKING
+    assert begun.exists()
+    assert "6 episodes unpacked" in datasets.fetch("exorl/walker/rnd", data_dir, False)
+    assert not begun.exists()
+
+
 def test_an_archive_that_is_none_or_tries_to_get_out_leaves_nothing(tmp_path, data_dir, server):
     before = sorted(tmp_path.rglob("*"))
     server.content = b"<html>please log in</html>"
