@@ -272,11 +272,11 @@ def find_control(cells: Sequence[Cell], text: str) -> Cell:
     """
     words = [word if word.startswith("--") else f"--{word}" for word in shlex.split(text)]
     rest, wanted = split_arguments(words, set())
+    try:
+        parsed = {name: flags.FLAGS[name].parser.parse(value) for name, value in wanted.items()}
+    except ValueError as error:
+        raise ValueError(f"--control: expected flags of one of the cells, got {text!r}: {error}") from None
     for cell in cells:
-        try:
-            parsed = {name: flags.FLAGS[name].parser.parse(value) for name, value in wanted.items()}
-        except ValueError as error:
-            raise ValueError(f"--control: expected flags of one of the cells, got {text!r}: {error}") from None
         if not rest and all(cell.resolved.get(name) == value for name, value in parsed.items()):
             return cell
     raise ValueError(f"--control: expected flags of one of the cells, such as {cells[0].label!r}, got {text!r}")
