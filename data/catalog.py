@@ -264,7 +264,8 @@ def _minari(env: Environment, id: str, reward_fn: RewardFn | None) -> tuple[Path
             f"Minari sets on disk: {there}"
         )
     recorded = minari.info(id).env_id
-    if env.env_id and recorded and minari.short_name(recorded) != minari.short_name(env.env_id):
+    same = {minari.short_name(name) for name in (env.name, env.env_id.rpartition(":")[2])}
+    if env.env_id and recorded and minari.short_name(recorded) not in same:
         raise ValueError(f"{path}: recorded in {recorded}, expected {env.env_id}")
     if not env.env_id and recorded and not minari.short_name(recorded).startswith(f"{env.domain}_"):
         raise ValueError(f"{path}: recorded in {recorded}, expected a task of dm_control's {env.domain}")

@@ -2,13 +2,12 @@
 
 import functools
 import math
-import os
 from typing import Any
 
-os.environ.setdefault("MUJOCO_GL", "disable")  # else importing MuJoCo looks for a display
+from envs.engine import mujoco  # before dm_control loads it
 
+# isort: split
 import gymnasium
-import mujoco
 import numpy as np
 from dm_control import suite
 from dm_control.rl.control import Environment

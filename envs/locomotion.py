@@ -1,15 +1,13 @@
 """gymnasium's MuJoCo environments, in the manner of the others: float32 observations, no bookkeeping of gymnasium's."""
 
-import os
+import importlib
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("MUJOCO_GL", "disable")  # else importing MuJoCo looks for a display
-
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from envs.engine import mujoco
 from envs.specs import Spec
 
 if TYPE_CHECKING:
@@ -87,7 +85,10 @@ class Locomotion(gymnasium.Env):
 
 def _create(size: Spec) -> Any:
     """gymnasium's environment without its wrappers; gymnasium.make would say every time that v4 is out of date."""
-    entry = gymnasium.spec(size.env_id).entry_point
+    module, _, env_id = size.env_id.rpartition(":")
+    if module:  # which registers it, as gymnasium.make has it
+        importlib.import_module(module)
+    entry = gymnasium.spec(env_id).entry_point
     listener = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda text: None)  # half_cheetah.xml is old; MuJoCo would leave a log in the folder
     try:

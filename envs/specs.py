@@ -18,7 +18,7 @@ class Spec(NamedTuple):
     simulator: str = "dm_control"
     """Who steps it: dm_control, gymnasium, or nobody (empty) where there is only data."""
     env_id: str = ""
-    """Of gymnasium's registry."""
+    """Of gymnasium's registry, or module:id where importing the module registers it."""
 
 
 _CORNERS = "reach_top_left reach_top_right reach_bottom_left reach_bottom_right"

@@ -174,11 +174,12 @@ def _panels(
     )
     for some, row in zip(rows, panels, strict=True):
         for series, axes in zip(columns, row, strict=True):
-            shown = [one for one in series if one[0] in some]
+            shown = _apart([one for one in series if one[0] in some])
             for one in shown:
                 _draw_series(axes, *one)
             if not shares:
-                axes.axhline(comparison.lines[0].row["data"]["best"], color=GREY, linewidth=1.2, linestyle=(0, (5, 4)))
+                best = comparison.lines[0].row["data"]["best"]
+                axes.axhline(best, color=GREY, linewidth=1.2, linestyle=(0, (5, 4)), label="best in the data")
         _set_x(row, [one for series in columns for one in series], logarithmic and not shares)
         row[0].set_ylabel("share of chains above" if shares else "return")
         _explain(row[-1], shown, protocols(comparison))
@@ -187,6 +188,13 @@ def _panels(
     for axes, title in zip(panels[0], ("Last episode", "Best of all episodes"), strict=False):
         axes.set_title(title if len(columns) > 1 else "Return by episode")
     return figure
+
+
+def _apart(shown: Sequence[Series]) -> list[Series]:
+    """Those of a single point beside each other in place of on top of each other."""
+    points = [one for one in shown if len(one[3]) == 1]
+    steps = iter(np.arange(len(points)) - (len(points) - 1) / 2)
+    return [one if len(one[3]) > 1 else (*one[:3], one[3] * 2 ** (0.1 * next(steps)), one[4]) for one in shown]
 
 
 def _draw_series(axes: Axes, _: str, colour: str, dashes: str, x: np.ndarray, y: np.ndarray) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from data.chain import ChainRules
     from data.scaling import Scaling
     from data.trajectory import Trajectory
-    from envs.rollout import Outcome, Policy
+    from envs.rollout import MakePolicy, Outcome, Policy
     from launch.checkpoint import Meta
 
 
@@ -123,28 +123,12 @@ def play(
     prompt: "Sequence[Trajectory]" = (),
 ) -> "Outcome":
     """Play chains, and say how fast; a single chain stays in this process, where a recorder can be looked into."""
-    import jax
-    import numpy as np
-
     from envs import rollout
 
-    model = model_to_play(meta.model, protocol, jax.default_backend())
-    make_policy = partial(
-        policy_of,
-        jax.tree.map(np.asarray, weights),
-        model,
-        meta.scaling,
-        meta.rules,
-        meta.keep,
-        envs.spec(meta.env).episode_length,
-        asked.seed,
-        prompt,
-        protocol == "ranked",
-    )
     start = time.perf_counter()
     outcome = rollout.play(
         make_env,
-        make_policy,
+        make_policy(weights, meta, protocol, asked.seed, prompt),
         chains=chains,
         processes=workers.count(),
         context=protocol in ("own", "ranked"),
@@ -166,6 +150,49 @@ def model_to_play(model: "ModelConfig", protocol: str, backend: str) -> "ModelCo
     if protocol == "none":
         model = replace(model, trajs=1)
     return replace(model, dtype="float32") if backend == "cpu" else model
+
+
+def load_policy(folder: Path | str, chains: int = 1, seed: int = 0) -> "tuple[Policy, Meta]":
+    """The policy of a run's newest checkpoint, for chains that play side by side, and what the checkpoint says.
+
+    `envs.rollout.Policy` says how it is asked; its own earlier episodes stay in the context until its `reset`.
+
+    Args:
+      seed: of which steps of a past episode are kept.
+
+    Raises FileNotFoundError without a checkpoint, ValueError for a family of tasks, which are played by segments.
+    """
+    from launch.checkpoint import Checkpoints
+
+    if not (Path(folder) / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{folder}: expected the folder of a run, as --out of launch.train_offline")
+    checkpoints = Checkpoints(Path(folder))
+    (weights, _), meta = checkpoints.weights(), checkpoints.meta()
+    checkpoints.close()
+    if find_family(meta.env):
+        raise ValueError(f"{folder}: expected a run on one task, got {meta.env}, a family of them")
+    return make_policy(weights, meta, "own", seed)(range(chains)), meta
+
+
+def make_policy(
+    weights: "Weights", meta: "Meta", protocol: str, seed: int, prompt: "Sequence[Trajectory]" = ()
+) -> "MakePolicy":
+    """What makes the policy of numbered chains, in any process."""
+    import jax
+    import numpy as np
+
+    return partial(
+        policy_of,
+        jax.tree.map(np.asarray, weights),
+        model_to_play(meta.model, protocol, jax.default_backend()),
+        meta.scaling,
+        meta.rules,
+        meta.keep,
+        envs.spec(meta.env).episode_length,
+        seed,
+        prompt,
+        protocol == "ranked",
+    )
 
 
 def policy_of(
@@ -256,6 +283,22 @@ def needs_data(meta: "Meta", protocols: Sequence[str]) -> bool:
     return bool({"best", "worst"} & set(protocols)) and meta.model.context > 1 and find_family(meta.env) is None
 
 
+def prompts(
+    out: Path, meta: "Meta", protocols: Sequence[str], typed: bool
+) -> "tuple[Sequence[Trajectory], Sequence[str]]":
+    """What prompts are taken from, and the protocols to play: without the data, those that need none, unless typed."""
+    if not needs_data(meta, protocols):
+        return (), protocols
+    try:
+        return data_of(out, meta), protocols
+    except FileNotFoundError as error:
+        if typed:
+            raise
+        left = [name for name in protocols if name not in ("best", "worst")]
+        print(f"note: {error}; so the data's best and worst are not played in the context", flush=True)
+        return (), left
+
+
 def data_of(out: Path, meta: "Meta") -> "list[Trajectory]":
     """The data that a run was trained on, from where they lay. Raises ValueError when others lie there."""
     import json
@@ -322,6 +365,7 @@ def main(_: list[str]) -> None:
             f"{out}: update {update} of {meta.env} on {meta.dataset}; playing {flags.FLAGS.chains} chains, "
             f"asking for {default if target is None else target:.0f}"
         )
+        data, protocols = prompts(out, meta, protocols, typed=bool(flags.FLAGS["prompt"].present))
         table = evaluate(
             out,
             weights,
@@ -333,7 +377,7 @@ def main(_: list[str]) -> None:
             seed=flags.FLAGS.seed,
             video=flags.FLAGS.video,
             protocols=protocols,
-            data=data_of(out, meta) if needs_data(meta, protocols) else (),
+            data=data,
         )
     print(f"\n{table}\nreport   {out / 'report.html'}")
 

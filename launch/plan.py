@@ -204,7 +204,11 @@ def auto_preset(env: str, method: str, backend: str) -> str:
 
 def fill_preset(preset: str, typed: set[str]) -> None:
     """Set every flag that was not typed to what a preset says, and what depends on the environment and the data."""
-    config_flags.fill(config_flags.read_preset(preset), typed)
+    said = config_flags.read_preset(preset)
+    config_flags.fill(said, typed)
+    if "updates" in typed and "short_updates" in said:  # the share stays
+        short = flags.FLAGS.updates * int(said["short_updates"]) // int(said["updates"])
+        config_flags.fill({"short_updates": str(short)}, typed)
     if find_family(flags.FLAGS.env):
         config_flags.fill(dict.fromkeys(("keep", "crop", "window"), str(flags.FLAGS.segment)), typed)
     elif flags.FLAGS.method == "at" and _explored():
@@ -297,8 +301,13 @@ def latest_out(env: str) -> str:
     return str(runs[-1].parent)
 
 
-def command_again(stored: Mapping[str, Any]) -> str:
-    """A command that makes a run with these flags from nothing, however often the stored one was resumed."""
+def command_again(stored: Mapping[str, Any], dataset: str) -> str:
+    """A command that makes a run with these flags from nothing, however often the stored one was resumed.
+
+    dataset: that the run had. It is named where the command alone would take or collect another.
+    """
+    if dataset not in ("td3", "d4rl") and not find_family(stored["env"]):
+        stored = {**stored, "dataset": dataset}
     names = [name for name, default in DEFAULTS.items() if stored.get(name, default) != default]
     given = [f"--{name}={stored[name]}" for name in names if name not in ("env", "out")]
     return shlex.join(["python", "-m", "launch.train_offline", f"--env={stored['env']}", "--preset=none", *given])

@@ -36,6 +36,17 @@ def alone(folder: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def kept_if_used(folder: Path) -> Iterator[None]:
+    """Remove a folder that is `alone` if nothing was written: a command that is refused leaves no empty run."""
+    try:
+        yield
+    finally:
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+
+
 def run(main: Callable[[list[str]], None], words: bool = False) -> None:
     """Parse flags and run main; a mistake of the user's, or Ctrl-C, ends in one line and a non-zero exit.
 

@@ -153,7 +153,11 @@ def _headline(result: Result, plus_minus: str) -> list[str]:
     """What the run found, in sentences: the last episode of the chain, its score, what context changed."""
     protocol = next(iter(result.chains))
     whole = [summary for summary in result.summaries if summary.protocol == protocol][-1]
-    where = "in context" if protocol == "own" else f"with {PROTOCOLS[protocol]}"
+    where, seen = "in context", result.row["trajs"]
+    if protocol != "own":
+        where = f"with {PROTOCOLS[protocol]}"
+    elif whole.trajs > seen:
+        where = f"in a row, the latest {seen} in context, as trained"
     chains = f"{whole.chains} chains" if whole.chains > 1 else "1 chain, so no interval"
     best = f"the best episode in the data ({result.data.max():.1f})"
     share = f"beside {best}" if np.isnan(whole.last_of_best) else f"{100 * whole.last_of_best:.0f}% of {best}"
@@ -237,7 +241,7 @@ def _page(
         page.element("p", f"{_data_sentence(result)}."),
         page.facts(card | {"data set": row["dataset"], "hash": row["dataset_hash"]}),
         page.element("h2", "Run it again"),
-        page.element("pre", command_again({"env": row["env"]} | config)),
+        page.element("pre", command_again({"env": row["env"]} | config, row["dataset"])),
         page.facts({"measured by": row["command"], "commit": row["commit"], **row["versions"]}),
         f"<details open>{page.element('summary', 'Configuration')}{page.facts(config)}</details>",
     ]

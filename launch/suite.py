@@ -285,4 +285,7 @@ def _draw_profiles(axes: Axes, lines: Sequence[Line], colours: Mapping[str, str]
         share, low, high = performance_profile(line.values, line.counts, above, line.weights)
         axes.fill_between(100 * above, low, high, color=colours[line.label], alpha=0.1, linewidth=0)
         axes.plot(100 * above, share, color=colours[line.label], linestyle=dashes[line.protocol])
-    axes.set(title="Chains whose mean is above x", ylim=(0, 1.02))
+    for protocol, style in dashes.items():
+        axes.plot([], [], color=INK, linestyle=style, linewidth=1.5, label=f"context: {protocol}")
+    axes.legend(loc="lower left", fontsize=8.5, frameon=False)
+    axes.set(title="Chains whose mean is above x", ylabel="share of chains", ylim=(0, 1.02))

@@ -33,7 +33,7 @@ def main(_: list[str]) -> None:
         return
     check_here(plan)
     out = open_out(plan, resume)
-    with program.alone(out, wait=False):
+    with program.alone(out, wait=False), program.kept_if_used(out):
         learn(plan, preset, size, out)
 
 
@@ -49,7 +49,10 @@ def check_here(plan: Plan) -> None:
 
 def learn(plan: Plan, preset: str, size: envs.Spec, out: Path) -> None:
     """Load the data, train on them, and report; out of memory, say what would help."""
+    rows = "tasks.jsonl" if find_family(size.name) else "results.jsonl"
+    print(f"writes   {out}: checkpoints, metrics.csv, tensorboard, {rows}, report.html", flush=True)
     dataset = load_dataset(plan, size, out)
+    print(data_text(dataset.card), flush=True)
     try:
         go(plan, preset, size, dataset, out)
     except (MemoryError, RuntimeError) as error:
@@ -77,11 +80,12 @@ def print_forecast(plan: Plan, preset: str, size: envs.Spec) -> None:
 
 def go(plan: Plan, preset: str, size: envs.Spec, dataset: Any, out: Path) -> None:
     """Train on a data set that is there, and report."""
+    print("compile  the updates, and time them", flush=True)
     training = Training(plan, size, dataset, out)
     write_atomically(out / "config.json", json.dumps(plan.flags(), indent=2))
     returns = [trajectory.total for trajectory in dataset.trajectories]
     write_atomically(out / "dataset.json", json.dumps({"card": dataset.card._asdict(), "returns": returns}))
-    print(banner(plan, preset, dataset.card, training, out), flush=True)
+    print(banner(plan, preset, training), flush=True)
     train(plan, training, out)
 
 
@@ -125,8 +129,20 @@ def load_dataset(plan: Plan, size: envs.Spec, out: Path) -> Any:
     )
 
 
-def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) -> str:
-    """What is about to happen: data, model, tokens, expected memory and time."""
+def data_text(card: Any) -> str:
+    """What is learned from, in lines."""
+    lines = [
+        f"data     {card.dataset} for {card.env}: {card.episodes} episodes, {card.steps:,} steps, {card.path}, "
+        f"sha256 {card.sha256[:12]}",
+        f"         returns: min {card.return_min:.0f}, quartiles {card.return_25:.0f} {card.return_50:.0f} "
+        f"{card.return_75:.0f}, max {card.return_max:.0f}, mean {card.return_mean:.0f}",
+        *(f"         {note}" for note in card.notes),
+    ]
+    return "\n".join(lines)
+
+
+def banner(plan: Plan, preset: str, training: Training) -> str:
+    """What is about to happen: model, tokens, expected memory and time."""
     import jax
 
     from agent import transformer
@@ -139,11 +155,6 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
     kept = f"{plan.run.keep} steps of each past trajectory" if plan.run.keep else "all steps of past trajectories"
     plain = plan.model.method in BASELINES
     lines = [
-        f"data     {card.dataset} for {card.env}: {card.episodes} episodes, {card.steps:,} steps, {card.path}, "
-        f"sha256 {card.sha256[:12]}",
-        f"         returns: min {card.return_min:.0f}, quartiles {card.return_25:.0f} {card.return_50:.0f} "
-        f"{card.return_75:.0f}, max {card.return_max:.0f}, mean {card.return_mean:.0f}",
-        *(f"         {note}" for note in card.notes),
         f"preset   {preset}: {', '.join(f'{k} {v}' for k, v in shown_flags(plan).items())}",
         f"model    {plan.model.method}: {weights:,} weights, {plan.model.layers} layers of width {plan.model.width}"
         + ("" if plain else f", {plan.model.attention} attention, {plan.model.dtype}"),
@@ -164,8 +175,6 @@ def banner(plan: Plan, preset: str, card: Any, training: Training, out: Path) ->
         lines.append(forecast.measured(plan, envs.spec(plan.run.env), last.bytes, last.seconds))
         if note := short_windows(plan, envs.spec(plan.run.env).episode_length):
             lines.append(f"note     {note}")
-    rows = "tasks.jsonl" if find_family(plan.run.env) else "results.jsonl"
-    lines.append(f"writes   {out}: checkpoints, metrics.csv, tensorboard, {rows}, report.html")
     return "\n".join(lines)
 
 

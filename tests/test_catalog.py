@@ -222,12 +222,16 @@ def test_a_minari_set_is_read_by_its_name_and_an_absent_one_listed_among_those_t
     assert [trajectory.total for trajectory in trajectories] == [5.0, 6.0, 500.0]
     assert card.made_with == {"mujoco": "3.1"}
     assert catalog.load(envs.spec("Hopper-v5"), "minari/made/hopper-v0", tmp_path, reward_fn=None, workers=1)
-    other = plain._replace(env_id="Walker2d-v4")  # of another body, though its sizes were the same
+    other = plain._replace(name="Walker2d-v4", env_id="Walker2d-v4")  # of another body, though its sizes were the same
     with pytest.raises(ValueError, match="made/hopper-v0: recorded in Hopper-v4, expected Walker2d-v4"):
         catalog.load(other, "minari/made/hopper-v0", tmp_path, reward_fn=None, workers=1)
+    own = plain._replace(name="my-hopper", env_id="my_package:Hop-v0")
+    for recorded in ("my-hopper", "Hop-v0"):
+        minari.write(f"made/{recorded}-v0", EPISODES, env_id=recorded, requirements=[])
+        assert catalog.load(own, f"minari/made/{recorded}-v0", tmp_path, reward_fn=None, workers=1)
     assert catalog.episodes(plain, "minari/made/hopper-v0", tmp_path) == 3
     assert catalog.episodes(plain, "minari/made/none-v0", tmp_path) == 0
-    with pytest.raises(FileNotFoundError, match=r"made/none-v0: no data set.*Minari sets on disk: made/hopper-v0"):
+    with pytest.raises(FileNotFoundError, match=r"made/none-v0: no data set.*Minari sets on disk: .*made/hopper-v0"):
         catalog.load(plain, "minari/made/none-v0", tmp_path, reward_fn=None, workers=1)
 
 

@@ -163,3 +163,16 @@ def test_rendering_must_be_asked_for_and_no_opengl_is_loaded_before():
     )
     env = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
     assert subprocess.run([sys.executable, "-c", code], env=env, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["walker_run", "hopper-medium-v2"])
+def test_a_mujoco_gl_that_does_not_load_is_named(name):
+    code = f"import envs; envs.make('{name}')"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"MUJOCO_GL": "vulkan"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "OSError: MUJOCO_GL=vulkan: MuJoCo does not load with it" in ran.stderr and "unset it" in ran.stderr

@@ -1,6 +1,7 @@
 """Statistics by hand on tiny matrices; the report whole, from made-up rows."""
 
 import csv
+import html
 import json
 import math
 import re
@@ -141,6 +142,9 @@ def test_the_headline_says_what_was_in_the_context():
     rows = rows_of([[4, 6], [8, 9]], "ranked") + rows_of([[2, 4], [6, 8]], "none")
     first = _headline(newest_result(rows, np.array([9.0]), trajs=None), "+-")[0]
     assert first.startswith("Last episode of 2 with the best of a chain's own earlier episodes in its context")
+    rows = [row | {"trajs": 1} for row in rows_of([[4, 6], [8, 9]], "own")]
+    first = _headline(newest_result(rows, np.array([9.0]), trajs=None), "+-")[0]
+    assert first.startswith("Last episode of 2 in a row, the latest 1 in context, as trained: 7.5")
 
 
 def test_a_result_shows_the_newest_update_and_keeps_the_older_ones_as_history():
@@ -196,8 +200,8 @@ def test_a_report_writes_every_file_and_a_page_that_needs_nothing_else(tmp_path)
     assert not re.search(r"href=|http|url\(|@import|<script|<link", re.sub(r"base64,[^\"]*", "", page))
     assert "&lt;td3&gt;" in page and "<td3>" not in page
     assert "<figcaption>episode 1 &amp; episode 8</figcaption>" in page
-    again = "python -m launch.train_offline --env=walker_run --preset=none --trajs=8 --sort=False"
-    for words in (f">{again}<", SHARED["command"], "0123-dirty", "model.width", "20000"):
+    again = "python -m launch.train_offline --env=walker_run --preset=none '--dataset=<td3>' --trajs=8 --sort=False"
+    for words in (f">{html.escape(again)}<", SHARED["command"], "0123-dirty", "model.width", "20000"):
         assert words in page
     assert text.isascii()
     assert not [path for path in out.iterdir() if path.name.endswith(".part")]

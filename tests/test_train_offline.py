@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +19,8 @@ from agent.config import ModelConfig, OptimizerConfig
 from data import catalog, d4rl, exorl
 from data.chain import ChainRules
 from data.episode import Episode
-from launch import train_offline
+from envs.rollout import initial_seed
+from launch import evaluate, train_offline
 from launch.checkpoint import Checkpoints
 from launch.metrics import read_rows
 from launch.plan import Plan, RunConfig, collection
@@ -201,6 +203,35 @@ def test_evaluate_plays_a_checkpoint(unbroken):
     assert "The data's worst trajectories in context change the mean episode" in done.stdout
 
 
+def test_a_policy_in_ones_own_loop_earns_what_an_evaluation_says(unbroken, capsys):
+    """docs/your_own.md."""
+    text = (Path(__file__).parent.parent / "docs" / "your_own.md").read_text()
+    loop = text.rpartition("```python\n")[2].partition("```")[0]
+    loop = loop.replace("runs/walker_run-1", str(unbroken[0])).replace("seed=episode", "seed=seeds[episode]")
+    checkpoints = Checkpoints(unbroken[0])
+    (weights, _), meta = checkpoints.weights(), checkpoints.meta()
+    checkpoints.close()
+    asked = evaluate.Asked(episodes=4, target_return=meta.target_return, seed=0)
+    played = evaluate.play(weights, meta, asked, partial(envs.make, meta.env), 1, "own")
+    capsys.readouterr()
+    exec(loop, {"seeds": [initial_seed(0, (0, episode)) for episode in range(4)]})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"episode {i}: {total:.1f}" for i, total in enumerate(played.returns[0])]
+
+
+def test_without_the_data_their_best_and_worst_are_played_only_where_they_were_asked_for(unbroken, tmp_path, capsys):
+    checkpoints = Checkpoints(unbroken[0])
+    meta = checkpoints.meta()
+    checkpoints.close()
+    config = json.loads((unbroken[0] / "config.json").read_text()) | {"data_dir": str(tmp_path)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    protocols = ["own", "none", "best", "worst"]
+    assert evaluate.prompts(tmp_path, meta, protocols, typed=False) == ((), ["own", "none"])
+    assert f"note: {tmp_path / 'cartpole' / 'td3'}: no data set" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError):
+        evaluate.prompts(tmp_path, meta, protocols, typed=True)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -208,7 +239,7 @@ def test_evaluate_plays_a_checkpoint(unbroken):
         (["--env=cartpole_swingup", "--dataset=nothing"], "no data set"),
         (["--env=cartpole_swingup", "--trajs=11"], "--trajs: expected at most"),
         (["--env=cartpole_swingup", "--preset=tpu"], "accelerator, baseline, cpu"),
-        (["--env=cartpole_swingup", "--updates=10"], "--short_updates: expected fewer than --updates 10, got 600"),
+        (["--env=cartpole_swingup", "--short_updates=1300"], "--short_updates: expected fewer than --updates 1300"),
         (["--env=cartpole_swingup", "--prompt=own,first"], "--prompt: expected own, none and any of own, ranked, none"),
         (["--env=cartpole_swingup", "--prompt=own,none,ranked", "--keep=0"], "no ranked where whole trajectories"),
         (["--env=walker_speed", "--prompt=own,none,best"], "walker_speed has protocols of its own"),
@@ -224,6 +255,7 @@ def test_a_mistake_gets_one_line_and_a_non_zero_exit(data_dir, tmp_path, flags, 
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_diverging_run_stops_with_the_batch_and_keeps_the_checkpoint(data_dir, tmp_path):
