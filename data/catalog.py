@@ -321,6 +321,9 @@ def _absent_d4rl(name: str, data_dir: Path) -> str:
 def _absent(env: Environment, dataset: str, data_dir: Path) -> str:
     """One line: what is missing, how to get it, what is there."""
     path = data_dir / env.domain / dataset
+    for place in (path, path / "buffer" / "buffer"):
+        if exorl.episode_files(place):
+            return f"{path / 'buffer'}: no episodes, but {place} has some: move them there"
     ways = []
     if dataset in COLLECTED:
         ways.append(f"collect it (python -m launch.collect --env {env.name} --agent {dataset})")

@@ -1,5 +1,6 @@
 """Environments: gymnasium on one side, arrays on the other. No jax, and no rendering unless asked."""
 
+import difflib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -22,7 +23,10 @@ def spec(name: str) -> Spec:
     if found := family.find(name):
         return _SPECS[found.start]._replace(name=name, task=name.removeprefix(f"{found.domain}_"))
     if name not in _SPECS:
-        raise ValueError(f"unknown environment {name!r}, expected one of: {', '.join((*NAMES, *family.NAMES))}")
+        every = (*NAMES, *family.NAMES)
+        close = difflib.get_close_matches(name, every)
+        meant = f" (did you mean {' or '.join(close)}?)" if close else ""
+        raise ValueError(f"unknown environment {name!r}{meant}, expected one of: {', '.join(every)}")
     return _SPECS[name]
 
 

@@ -27,7 +27,12 @@ class IntegerOrAuto(flags.IntegerParser):
         super().__init__(lower_bound=1)
 
     def parse(self, argument: str | int) -> int:
-        return AUTO if argument == "auto" else super().parse(argument)
+        if argument == "auto":
+            return AUTO
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError(f"expected a positive integer or auto, got {argument}") from None
 
 
 def define(config: type) -> None:

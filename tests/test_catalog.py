@@ -82,6 +82,16 @@ def test_an_absent_data_set_says_how_to_get_it_and_what_there_is(tmp_path):
     assert message.endswith("walker/td3")
 
 
+@pytest.mark.parametrize("where", [".", "buffer/buffer"])
+def test_episodes_in_the_wrong_place_are_found_there(tmp_path, where):
+    add(tmp_path, "walker", "td3", [1])
+    right, wrong = tmp_path / "walker/rnd", tmp_path / "walker/rnd" / where
+    wrong.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "walker/td3/buffer").rename(wrong)
+    with pytest.raises(FileNotFoundError, match=f"{right / 'buffer'}: no episodes, but {wrong} has some: move them"):
+        load(tmp_path, dataset="rnd")
+
+
 def test_a_download_is_not_said_to_be_collected_nor_the_reverse(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"exorl/walker/proto.zip") as raised:
         load(tmp_path, dataset="proto")

@@ -67,6 +67,8 @@ def test_a_wrong_number_is_named_with_what_was_expected(wrong, message):
 def test_a_number_that_may_be_auto_takes_both_and_nothing_else():
     parser = config_flags.IntegerOrAuto()
     assert parser.parse("auto") == config_flags.AUTO and parser.parse("8") == 8
+    with pytest.raises(ValueError, match="expected a positive integer or auto, got 1,4"):
+        parser.parse("1,4")
     for wrong in ("0", "-1", "many"):
         with pytest.raises(ValueError):
             parser.parse(wrong)
