@@ -88,11 +88,14 @@ def _create(size: Spec) -> Any:
     module, _, env_id = size.env_id.rpartition(":")
     if module:  # which registers it, as gymnasium.make has it
         importlib.import_module(module)
-    entry = gymnasium.spec(env_id).entry_point
+    try:
+        found = gymnasium.spec(env_id)
+    except gymnasium.error.Error as error:
+        raise ValueError(f"{size.name}: {error}") from error
     listener = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda text: None)  # half_cheetah.xml is old; MuJoCo would leave a log in the folder
     try:
-        return load_env_creator(entry)()  # type: ignore[arg-type]
+        return load_env_creator(found.entry_point)(**found.kwargs)  # type: ignore[arg-type]
     except ImportError as error:
         raise ImportError(f"{size.name}: {error}; install gymnasium's MuJoCo part (pip install imageio)") from error
     finally:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -191,10 +192,12 @@ def _panels(
 
 
 def _apart(shown: Sequence[Series]) -> list[Series]:
-    """Those of a single point beside each other in place of on top of each other."""
-    points = [one for one in shown if len(one[3]) == 1]
-    steps = iter(np.arange(len(points)) - (len(points) - 1) / 2)
-    return [one if len(one[3]) > 1 else (*one[:3], one[3] * 2 ** (0.1 * next(steps)), one[4]) for one in shown]
+    """Single points at the same x beside each other in place of on top of each other."""
+    at = [float(one[3][0]) if len(one[3]) == 1 else None for one in shown]
+    steps = {x: iter(np.linspace(-0.25, 0.25, at.count(x))) if at.count(x) > 1 else iter([0.0]) for x in at}
+    return [
+        one if x is None else (*one[:3], one[3] * 2 ** next(steps[x]), one[4]) for one, x in zip(shown, at, strict=True)
+    ]
 
 
 def _draw_series(axes: Axes, _: str, colour: str, dashes: str, x: np.ndarray, y: np.ndarray) -> None:
@@ -202,7 +205,8 @@ def _draw_series(axes: Axes, _: str, colour: str, dashes: str, x: np.ndarray, y:
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
     if len(x) == 1:
         axes.vlines(x, low, high, color=colour, linewidth=4, alpha=0.35)
-    axes.plot(x, value, color=colour, linestyle=dashes, marker="o" if len(x) < 9 else "")
+    fill = colour if dashes == _DASHES[0] else "white"
+    axes.plot(x, value, color=colour, linestyle=dashes, marker="o" if len(x) < 9 else "", markerfacecolor=fill)
 
 
 def _set_x(row: Sequence[Axes], shown: Sequence[Series], logarithmic: bool) -> None:
@@ -222,7 +226,15 @@ def _explain(axes: Axes, shown: Sequence[Series], names: Sequence[str]) -> None:
     for label, colour in dict.fromkeys((label, colour) for label, colour, *_ in shown):
         axes.plot([], [], color=colour, label=_wrapped(label) or (BASE if several else "all cells"))
     for name, dashes in zip(names, itertools.cycle(_DASHES), strict=False):
-        axes.plot([], [], color=INK, linestyle=dashes, linewidth=1.5, label=f"context: {name}")
+        fill = INK if dashes == _DASHES[0] else "white"
+        style: dict[str, Any] = {
+            "linestyle": dashes,
+            "linewidth": 1.5,
+            "marker": "o",
+            "markersize": 4,
+            "markerfacecolor": fill,
+        }
+        axes.plot([], [], color=INK, label=f"context: {name}", **style)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=8.5, frameon=False)
 
 

@@ -189,7 +189,8 @@ def convert(source: str, target: str, data_dir: Path, env: str) -> Iterator[str]
     """Convert a data set -> what was done, what was not kept.
 
     Args:
-      env: the environment that a Minari set says it is of; empty: the one it was collected in, where that is recorded.
+      env: the environment that a Minari set says it is of, and whose limit of steps ends the episodes of a D4RL file
+        that marks no ends; empty: the one it was collected in, where that is recorded.
 
     Raises what data.convert.convert raises.
     """
@@ -198,12 +199,13 @@ def convert(source: str, target: str, data_dir: Path, env: str) -> Iterator[str]
     origin, goal = place(source, data_dir), place(target, data_dir)
     about = {"description": f"Converted from {source}."}
     folder = Path(origin.location) if origin.format == "exorl" else Path()
+    length = envs.spec(env).episode_length if env else 0
     if env := env or _collected_in(folder):
         about |= {"env_id": envs.spec(env).name, "entry_point": "envs:make"}
     done = convert.convert(
         origin,
         goal,
-        episode_length=_episode_lengths().get(source.removeprefix("d4rl/"), 0),
+        episode_length=_episode_lengths().get(source.removeprefix("d4rl/"), length),
         requirements=[f"{package}=={version}" for package, version in catalog.recorded_versions(folder).items()],
         **about,
     )

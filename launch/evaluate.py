@@ -291,7 +291,7 @@ def prompts(
         return (), protocols
     try:
         return data_of(out, meta), protocols
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         if typed:
             raise
         left = [name for name in protocols if name not in ("best", "worst")]
@@ -318,7 +318,7 @@ def data_of(out: Path, meta: "Meta") -> "list[Trajectory]":
     if dataset.card.sha256 != meta.dataset_hash:
         raise ValueError(
             f"{dataset.card.path}: expected the data that {out} was trained on ({meta.dataset_hash[:12]}), got "
-            f"{dataset.card.sha256[:12]}; put them back, or leave out --prompt best and worst"
+            f"{dataset.card.sha256[:12]}; put them back, or play --prompt own,none"
         )
     return dataset.trajectories
 

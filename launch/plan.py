@@ -172,7 +172,8 @@ def read_flags() -> tuple[Plan, bool, str]:
         if not stored["dataset"] and flags.FLAGS.dataset == began_with(out):  # what was chosen is in dataset.json
             typed -= {"dataset"}
         said = config_flags.read_preset(preset) if preset not in ("auto", "none") else {}
-        said.pop("loss", None)  # depends on the data
+        for name in ("loss", "short_updates"):  # they depend on the data, and on --updates
+            said.pop(name, None)
         config_flags.fill(said, typed)
         names = [name for name in stored if name not in WATCHING and name in typed | said.keys()]
         wanted = {name: flags.FLAGS[name].value for name in stored}
@@ -207,7 +208,7 @@ def fill_preset(preset: str, typed: set[str]) -> None:
     said = config_flags.read_preset(preset)
     config_flags.fill(said, typed)
     if "updates" in typed and "short_updates" in said:  # the share stays
-        short = flags.FLAGS.updates * int(said["short_updates"]) // int(said["updates"])
+        short = max(0, flags.FLAGS.updates) * int(said["short_updates"]) // int(said["updates"])
         config_flags.fill({"short_updates": str(short)}, typed)
     if find_family(flags.FLAGS.env):
         config_flags.fill(dict.fromkeys(("keep", "crop", "window"), str(flags.FLAGS.segment)), typed)
@@ -306,7 +307,7 @@ def command_again(stored: Mapping[str, Any], dataset: str) -> str:
 
     dataset: that the run had. It is named where the command alone would take or collect another.
     """
-    if dataset not in ("td3", "d4rl") and not find_family(stored["env"]):
+    if dataset not in ("td3", "d4rl"):
         stored = {**stored, "dataset": dataset}
     names = [name for name, default in DEFAULTS.items() if stored.get(name, default) != default]
     given = [f"--{name}={stored[name]}" for name in names if name not in ("env", "out")]

@@ -156,6 +156,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
 def test_bad_arguments_fail_before_anything_is_written(tmp_path):
     for arguments, message in (
         (("walker_fly", "td3", 1, 0), r"'walker_fly' \(did you mean walker_flip.*, expected one of: .*walker_run"),
+        (("walker_run", "ppo", 1, 0), "unknown agent 'ppo', expected one of: td3, random, rnd"),
         (("walker_run", "td3", 0, 0), "episodes 0"),
         (("walker_run", "td3", 1, -1), "seed -1"),
     ):

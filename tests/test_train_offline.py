@@ -192,6 +192,15 @@ def test_a_run_does_not_go_on_under_other_flags(unbroken, data_dir):
     assert "--tokens: expected 'fused' as in the stored run, got 'interleaved'" in done.stderr
 
 
+def test_other_updates_keep_the_presets_share_of_short_windows_and_the_run_goes_on(data_dir, tmp_path):
+    flags = [flag for flag in TINY if not flag.startswith(("--short_updates", "--updates"))]
+    flags += ["--preset=cpu", "--updates=13", "--chains=1", f"--data_dir={data_dir}", f"--out={tmp_path / 'run'}"]
+    assert run("train_offline", *flags).returncode == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["short_updates"] == 6  # 600 of 1,300
+    again = run("train_offline", *flags, "--resume")
+    assert again.returncode == 0, again.stderr
+
+
 def test_evaluate_plays_a_checkpoint(unbroken):
     out, _ = unbroken
     done = run("evaluate", f"--checkpoint={out}", "--trajs=1,2", "--chains=2", "--prompt=own,ranked,none,best,worst")

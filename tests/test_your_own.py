@@ -1,4 +1,4 @@
-"""What docs/your_own.md shows is run, shortened."""
+"""The Python of docs/your_own.md is run, shortened; the loop with a policy in test_train_offline.py."""
 
 import re
 import sys
@@ -51,14 +51,22 @@ def test_a_reward_of_ones_own_is_the_same_of_one_state_and_of_many(monkeypatch):
 
 def test_a_body_of_ones_own_is_registered_by_its_module(tmp_path, monkeypatch):
     (tmp_path / "my_package.py").write_text(
-        "import gymnasium\ngymnasium.register('MyHopper-v0', entry_point='gymnasium.envs.mujoco.hopper_v4:HopperEnv')\n"
+        "import gymnasium\n"
+        "gymnasium.register(\n"
+        "    'MyHopper-v0', entry_point='gymnasium.envs.mujoco.hopper_v4:HopperEnv', kwargs={'healthy_reward': 7.0}\n"
+        ")\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    size = eval(BODY.strip().rstrip(","), {"Spec": Spec})
+    size = eval(BODY, {"Spec": Spec})
     env = mujoco.make(size)
     observation, _ = env.reset(seed=0)
     assert observation.shape == (size.observation_size,) and len(env.physics_state()) == size.physics_size
-    np.testing.assert_array_equal(observation, envs.make("Hopper-v4").reset(seed=0)[0])
+    plain = envs.make("Hopper-v4")
+    np.testing.assert_array_equal(observation, plain.reset(seed=0)[0])
+    action = np.zeros(3, np.float32)
+    assert env.step(action)[1] == pytest.approx(plain.step(action)[1] + 6)  # as it was registered
+    with pytest.raises(ValueError, match=r"my-hopper: .*MyHoper"):
+        mujoco.make(size._replace(env_id="my_package:MyHoper-v0"))
     del gymnasium.registry["MyHopper-v0"], sys.modules["my_package"]
     with pytest.raises(ModuleNotFoundError, match="no_package"):
         mujoco.make(size._replace(env_id="no_package:MyHopper-v0"))
