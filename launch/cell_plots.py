@@ -24,6 +24,9 @@ _PANELS = {"last": "Last episode", "mean": "Mean episode", "max": "Best episode"
 _LINES = 4
 """Cells in a panel: more get panels of their own below."""
 
+_FEW = 9
+"""Points of a line that are shown as such: fewer than this."""
+
 Series = tuple[str, str, str, np.ndarray, np.ndarray]
 """Label, colour, dashes, x [n], and [3, n]: value, low, high."""
 
@@ -206,7 +209,7 @@ def _draw_series(axes: Axes, _: str, colour: str, dashes: str, x: np.ndarray, y:
     if len(x) == 1:
         axes.vlines(x, low, high, color=colour, linewidth=4, alpha=0.35)
     fill = colour if dashes == _DASHES[0] else "white"
-    axes.plot(x, value, color=colour, linestyle=dashes, marker="o" if len(x) < 9 else "", markerfacecolor=fill)
+    axes.plot(x, value, color=colour, linestyle=dashes, marker="o" if len(x) < _FEW else "", markerfacecolor=fill)
 
 
 def _set_x(row: Sequence[Axes], shown: Sequence[Series], logarithmic: bool) -> None:
@@ -225,16 +228,11 @@ def _explain(axes: Axes, shown: Sequence[Series], names: Sequence[str]) -> None:
     several = len({label for label, *_ in shown}) > 1
     for label, colour in dict.fromkeys((label, colour) for label, colour, *_ in shown):
         axes.plot([], [], color=colour, label=_wrapped(label) or (BASE if several else "all cells"))
+    marker = "o" if any(len(x) < _FEW for *_, x, _ in shown) else ""
     for name, dashes in zip(names, itertools.cycle(_DASHES), strict=False):
         fill = INK if dashes == _DASHES[0] else "white"
-        style: dict[str, Any] = {
-            "linestyle": dashes,
-            "linewidth": 1.5,
-            "marker": "o",
-            "markersize": 4,
-            "markerfacecolor": fill,
-        }
-        axes.plot([], [], color=INK, label=f"context: {name}", **style)
+        style: dict[str, Any] = {"linestyle": dashes, "linewidth": 1.5, "marker": marker, "markerfacecolor": fill}
+        axes.plot([], [], color=INK, markersize=4, label=f"context: {name}", **style)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=8.5, frameon=False)
 
 

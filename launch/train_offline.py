@@ -279,7 +279,8 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "preset",
         "auto",
-        f"auto (by method, environment and device), none, or one of: {', '.join(config_flags.presets())}.",
+        f"auto (by method, environment and device), none, or one of: {', '.join(config_flags.presets())}; "
+        "launch/presets/<name>.flags is what one sets in place of the defaults shown here.",
     )
     flags.DEFINE_boolean("forecast", False, "Print what an update would take in memory and time, and stop.")
     flags.DEFINE_string(
