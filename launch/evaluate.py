@@ -286,12 +286,14 @@ def needs_data(meta: "Meta", protocols: Sequence[str]) -> bool:
 def prompts(
     out: Path, meta: "Meta", protocols: Sequence[str], typed: bool
 ) -> "tuple[Sequence[Trajectory], Sequence[str]]":
-    """What prompts are taken from, and the protocols to play: without the data, those that need none, unless typed."""
+    """What prompts are taken from, and the protocols to play: those that need no data where they are absent, unless
+    typed. Raises ValueError where they are damaged or others.
+    """
     if not needs_data(meta, protocols):
         return (), protocols
     try:
         return data_of(out, meta), protocols
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ModuleNotFoundError) as error:
         if typed:
             raise
         left = [name for name in protocols if name not in ("best", "worst")]

@@ -83,5 +83,6 @@ def test_layers_around_a_librarys_attention_give_the_same_numbers(remat, monkeyp
 
     expected = run(Form(rope=True, block=32))
     got = run(Form(rope=True, block=32, remat=remat, kernel="tokamax", one_chain=True))
+    rounding = 5e-6 if jax.default_backend() == "cpu" else 2e-5
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5 * float(np.abs(b).max()))
+        np.testing.assert_allclose(a, b, atol=rounding * float(np.abs(b).max()))

@@ -228,7 +228,9 @@ def test_a_policy_in_ones_own_loop_earns_what_an_evaluation_says(unbroken, capsy
     assert lines == [f"episode {i}: {total:.1f}" for i, total in enumerate(played.returns[0])]
 
 
-def test_without_the_data_their_best_and_worst_are_played_only_where_they_were_asked_for(unbroken, tmp_path, capsys):
+def test_without_the_data_their_best_and_worst_are_played_only_where_they_were_asked_for(
+    unbroken, data_dir, tmp_path, capsys
+):
     checkpoints = Checkpoints(unbroken[0])
     meta = checkpoints.meta()
     checkpoints.close()
@@ -239,6 +241,10 @@ def test_without_the_data_their_best_and_worst_are_played_only_where_they_were_a
     assert f"note: {tmp_path / 'cartpole' / 'td3'}: no data set" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError):
         evaluate.prompts(tmp_path, meta, protocols, typed=True)
+    shutil.copytree(data_dir / "cartpole" / "td3" / "buffer", tmp_path / "cartpole" / "td3" / "buffer")
+    next((tmp_path / "cartpole" / "td3" / "buffer").iterdir()).unlink()
+    with pytest.raises(ValueError, match=r"expected the data that .* was trained on"):
+        evaluate.prompts(tmp_path, meta, protocols, typed=False)
 
 
 @pytest.mark.parametrize(

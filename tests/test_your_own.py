@@ -15,7 +15,7 @@ from envs.exorl_tasks import walker
 from envs.specs import Spec
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs/your_own.md").read_text(), re.DOTALL)
-EPISODES, REWARD, BODY, POLICY = BLOCKS
+EPISODES, REWARD, BODY, _ = BLOCKS
 
 
 def test_episodes_of_ones_own_are_data_of_the_domain(tmp_path, monkeypatch):
