@@ -51,6 +51,11 @@ class Family(NamedTuple):
     read: Callable[[np.ndarray], np.ndarray]
     """Physics states [R, P] -> features [R, G + 1] float32: what is achieved on each axis; the posture, in [0, 1]."""
 
+    @property
+    def dataset(self) -> str:
+        """Under which its own data lie in the folder of its domain."""
+        return f"commands_{self.name.removeprefix(self.domain + '_')}"
+
     def feature(self, column: int, physics: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """[R, P], [R, A] -> [R]: one column of `read`, in the form of a reward function of data/exorl.py."""
         return self.read(physics)[:, column]

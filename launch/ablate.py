@@ -39,7 +39,7 @@ def sweep(swept: dict[str, str]) -> int:
     backend = find_backend()
     points = cells.grid(swept)
     if flags.FLAGS.cells:
-        lines = cells.read_cells(Path(flags.FLAGS.cells))
+        lines = cells.read_cells(Path(flags.FLAGS.cells), beside=swept)
         points = [point | line for line in lines for point in points]
     found = plan_cells(points, backend)
     control = cells.find_control(found, flags.FLAGS.control) if flags.FLAGS.control else found[0]

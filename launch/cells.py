@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,10 +152,12 @@ def grid(swept: Mapping[str, str]) -> list[dict[str, str]]:
     return [dict(zip(swept, point, strict=True)) for point in itertools.product(*lists)]
 
 
-def read_cells(path: Path) -> list[dict[str, str]]:
+def read_cells(path: Path, beside: Collection[str] = ()) -> list[dict[str, str]]:
     """A file with the flags of a cell in each line, as on a command line, commas and all; # begins a comment.
 
-    Raises ValueError, naming file and line, for what is no flag.
+    beside: flags that hold for all lines, so that none sets them.
+
+    Raises ValueError, naming file and line, for what is no flag, or one of those.
     """
     cells = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -166,6 +168,8 @@ def read_cells(path: Path) -> list[dict[str, str]]:
             raise ValueError(f"{path}:{number}: {error}") from None
         if rest or "seed" in settings:
             raise ValueError(f"{path}:{number}: expected flags but --seed, got {line!r}")
+        if twice := [name for name in settings if name in beside]:
+            raise ValueError(f"{path}:{number}: expected no --{twice[0]}, which is typed for all lines, got {line!r}")
         if settings:
             cells.append(settings)
     if not cells:

@@ -270,10 +270,8 @@ def main(_: list[str]) -> None:
     values = flags.FLAGS
     if values.format == "minari":
         minari.require()
-        from launch import commands
-
         family = find_family(values.env)
-        name = values.dataset or (commands.dataset_name(family) if family else values.agent)
+        name = values.dataset or (family.dataset if family else values.agent)
         if path := minari.find(minari_id(Path(values.data_dir) / envs.spec(values.env).domain / name)):
             raise FileExistsError(f"{path}: there already, expected a name that is free; choose another --dataset")
     try:

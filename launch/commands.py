@@ -27,11 +27,6 @@ Episode = dict[str, np.ndarray]
 """As ExoRL stores it."""
 
 
-def dataset_name(family: Family) -> str:
-    """Under which the data of a family lie in the folder of its domain."""
-    return f"commands_{family.name.removeprefix(family.domain + '_')}"
-
-
 def collect(
     family: Family,
     agent: str,
@@ -51,7 +46,7 @@ def collect(
     if episodes < 1 or seed < 0:
         raise ValueError(f"episodes {episodes}, seed {seed}: expected episodes from 1 and a seed from 0")
     config = config or CommandConfig()
-    folder = data_dir / family.domain / (dataset or dataset_name(family))
+    folder = data_dir / family.domain / (dataset or family.dataset)
     with program.alone(folder):
         claim(folder, {"env": family.name, "agent": "commands", "seed": seed, "config": config.origin()}, episodes)
         _fill(family, folder, episodes, seed, config)

@@ -83,8 +83,10 @@ def measure(returns: np.ndarray, data_best: float) -> Measured:
 
 def make_row(cell: Cell, runs: Sequence[Run], control: bool) -> dict[str, Any]:
     """The row of a cell, from those of its runs that are done. Raises ValueError for a file that is wrong."""
-    family = find_family(cell.resolved["env"])
-    newest, measured = family_rows.collect(family, runs) if family else _collect(cell.resolved["env"], runs)
+    if family := find_family(cell.resolved["env"]):
+        newest, measured = family_rows.collect(family, [run.folder for run in runs])
+    else:
+        newest, measured = _collect(cell.resolved["env"], runs)
     errors = []
     for path in (run.folder / "metrics.csv" for run in runs):
         logged = [row["heldout_loss"] for row in read_metrics(path) if "heldout_loss" in row] if path.is_file() else []

@@ -53,13 +53,12 @@ def dataset(family: Family, plan: "Plan") -> FamilyData:
     run, data_dir = plan.run, Path(plan.run.data_dir)
     if run.dataset:
         return load(family, run.dataset, data_dir, run.max_steps)
-    name = commands.dataset_name(family)
-    folder = data_dir / family.domain / name
+    folder = data_dir / family.domain / family.dataset
     begun = catalog.unfinished(folder)
     if begun or not (folder / catalog.ORIGIN).is_file():
         episodes, seed = begun.get("episodes", run.episodes), begun.get("seed", run.seed)
-        commands.collect(family, "commands", episodes, seed, data_dir, name)
-    return load(family, name, data_dir, run.max_steps)
+        commands.collect(family, "commands", episodes, seed, data_dir)
+    return load(family, family.dataset, data_dir, run.max_steps)
 
 
 def load(family: Family, dataset: str, data_dir: Path, max_steps: int = 0) -> FamilyData:

@@ -8,8 +8,7 @@ import numpy as np
 
 from launch import family_plots
 from launch.cells import differing
-from launch.family_report import LATE, WORDS
-from launch.family_rows import Point, read_points
+from launch.family_rows import LATE, PROTOCOL_NAMES, Point, read_points
 from launch.intervals import Interval, draw_counts, of_mean
 from launch.sections import Figure, Section, count, show, verdict
 
@@ -75,11 +74,11 @@ def _labelled(points: Sequence[Point]) -> list[tuple[str, list[Point]]]:
     """A label, and the points that it is the mean of."""
     own = [point for point in points if point.protocol == "own"]
     found = [
-        (WORDS[point.protocol] + (f", episode {point.episode}" if point.protocol == "own" else ""), [point])
+        (PROTOCOL_NAMES[point.protocol] + (f", episode {point.episode}" if point.protocol == "own" else ""), [point])
         for point in points
     ]
     if late := own[LATE:]:
-        found.append((f"{WORDS['own']}, episodes {LATE + 1} to {len(own)}", late))
+        found.append((f"{PROTOCOL_NAMES['own']}, episodes {LATE + 1} to {len(own)}", late))
     return found
 
 
@@ -89,20 +88,22 @@ def sections(rows: Sequence[dict[str, Any]]) -> list[Section]:
     for env in dict.fromkeys(row["env"] for row in rows):
         cells = [row for row in rows if row["env"] == env and row["points"]]
         for row, words in zip(cells, differing([(row["typed"], row["flags"]) for row in cells]), strict=True):
-            found.append(_section(row, " ".join(words.values()), len(cells) > 1))
+            found.append(section(row, " ".join(words.values()), len(cells) > 1))
     return found
 
 
-def _section(row: dict[str, Any], label: str, several: bool) -> Section:
-    table = lines(row)
+def section(row: dict[str, Any], label: str = "", several: bool = False) -> Section:
+    """What a cell says; label: what tells it from others of its environment, where there are several."""
+    table, several_seeds = lines(row), len(row["seeds"]) > 1
+    by_seed = ["by seed"] * several_seeds
     axes = [f"{axis['name']} off by, {axis['unit']}" for axis in row["axes"]]
     return Section(
         title=f"{row['env']}, {label}" if label else row["env"],
         place=f"{row['env']}_{row['key']}" if several else row["env"],
         about=_about(row),
         headline=_headline(table),
-        header=["in context", "segments", "return", "by seed", *axes, "of the way %", "above nothing"],
-        lines=[_cells(line) for line in table],
+        header=["in context", "segments", "return", *by_seed, *axes, "of the way %", "above nothing"],
+        lines=[_cells(line, several_seeds) for line in table],
         kinds=[line.protocol.replace(" ", "-") for line in table],
         figures={"tasks": Figure(family_plots.draw(row), _CAPTION)},
         method=METHOD,
@@ -116,7 +117,7 @@ def _about(row: Mapping[str, Any]) -> str:
     tasks = ", ".join("/".join(f"{value:g}" for value in task) for task in row["tasks"])
     return (
         f"held-out {names} {tasks}; data set {row['dataset']}; {count([len(row['seeds'])], 'training seed')} x "
-        f"{len(row['tasks'])} tasks x {row['starts']} starts"
+        f"{count([len(row['tasks'])], 'task')} x {count([row['starts']], 'start')}"
     )
 
 
@@ -135,13 +136,13 @@ def _headline(table: Sequence[Line]) -> list[str]:
     return sentences
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: Line, several_seeds: bool) -> list[str]:
     return [
         line.label,
         str(line.segments),
         show(line.returns, digits=0),
-        " / ".join(f"{mean:.0f}" for mean in line.by_seed),
+        *[" / ".join(f"{mean:.0f}" for mean in line.by_seed)] * several_seeds,
         *(f"{value:.2f}" for value in line.off),
-        "" if math.isnan(line.closed) else f"{100 * line.closed:.0f}",
+        "" if math.isnan(line.closed) else str(round(100 * line.closed)),
         "" if line.gain is None else show(line.gain, digits=0, sign=True),
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import envs
 from data.sampler import split
 from data.segments import Episodes, Featured
-from launch import families, family_report
+from launch import families, family_rows
 from launch.actors import Brain, Experienced
 from launch.families import Lanes
 from launch.metrics import provenance, write_atomically
@@ -33,8 +33,8 @@ def evaluate(
 ) -> str:
     """Play every held-out task from `starts` initial states by every protocol -> the table, which is also written.
 
-    Leaves <out>/tasks.jsonl, a row for every episode ever evaluated, and tasks.txt, tasks.png and report.html of this
-    evaluation, and rollout.gif. Raises ValueError when the data are no longer those of training.
+    Leaves <out>/tasks.jsonl, a row for every episode ever evaluated, rollout.gif, and the report of this evaluation
+    (launch/family_report.py). Raises ValueError when the data are no longer those of training.
 
     Args:
       seed: of initial states and prompts; None is that of training.
@@ -43,7 +43,7 @@ def evaluate(
     """
     import jax
 
-    from launch.report import rollout_figure
+    from launch.family_report import report
 
     brain = families.brain_of(meta, jax.tree.map(np.asarray, weights))
     brain = brain._replace(ask=brain.ask if ask is None else ask)
@@ -63,7 +63,7 @@ def evaluate(
     found = []
     for result in families.results(brain, told, untold, episodes, lanes, seed):
         found.append(result)
-        words = f"{family_report.WORDS[result.name]}, {result.segments} segments"
+        words = f"{family_rows.PROTOCOL_NAMES[result.name]}, {result.segments} segments"
         print(f"played {words}: return {result.returns.mean():.0f}", flush=True)
     shared = {
         "env": meta.env,
@@ -78,17 +78,12 @@ def evaluate(
         "ask": brain.ask,
         **provenance(),
     }
-    family_report.append(out / "tasks.jsonl", family_report.rows(found, lanes, shared))
-    table = family_report.table(found, lanes, family)
-    write_atomically(out / "tasks.txt", table + "\n")
-    family_report.picture(found, lanes, family, out / "tasks.png")
+    family_rows.append(out / "tasks.jsonl", family_rows.episode_rows(found, lanes, shared))
     if video:
         own = next(result.returns for result in found if result.name == "own")
         lane = int(np.argsort(own[:, -1] - own[:, 0])[len(own) // 2])
         film(out / "rollout.gif", brain, lanes, lane, seed, update)
-    page = family_report.page(table, out / "tasks.png", rollout_figure(out / "rollout.gif"))
-    write_atomically(out / "report.html", page)
-    return table
+    return report(out, family)
 
 
 def film(path: Path, brain: Brain, lanes: Lanes, lane: int, seed: int, update: int) -> None:

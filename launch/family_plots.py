@@ -8,14 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from launch.family_report import DATA, LATE, OWN, RULE, WORDS
-from launch.family_rows import Point, read_points
+from launch.family_rows import LATE, PROTOCOL_NAMES, Point, read_points
 from launch.intervals import Interval, draw_counts, of_mean
 from launch.plots import GREY, INK, STYLE, png
 
 _ENDS = {"told": (INK, "--"), "not told": (GREY, "--"), "wrong labels": ("#b4530a", ":")}
 """Colour and dashes of what is a height, not a line."""
-_NOTHING = "#8ab8da"
+_DATA, _NOTHING, _RULE, _OWN = "#0b6fb8", "#8ab8da", "#7a3e9d", "#5b8c3e"
 
 
 def draw(row: Mapping[str, Any]) -> bytes:
@@ -40,15 +39,15 @@ def draw(row: Mapping[str, Any]) -> bytes:
 def _draw_segments(axes: Axes, points: Sequence[Point]) -> None:
     """Returns over the number of segments, evenly spaced."""
     counts = [point.segments for point in points if point.protocol == "data"]
-    for protocol, colour in (("data", DATA), ("rule", RULE)):
+    for protocol, colour in (("data", _DATA), ("rule", _RULE)):
         found = [point for point in points if point.protocol == protocol and point.segments in counts]
-        _draw_line(axes, [counts.index(point.segments) for point in found], found, colour, WORDS[protocol])
+        _draw_line(axes, [counts.index(point.segments) for point in found], found, colour, PROTOCOL_NAMES[protocol])
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
     axes.set(title="Segments of the data in context", xlabel="segments")
 
 
 def _draw_own(axes: Axes, own: Sequence[Point]) -> None:
-    _draw_line(axes, [point.episode for point in own], own, OWN, WORDS["own"])
+    _draw_line(axes, [point.episode for point in own], own, _OWN, PROTOCOL_NAMES["own"])
     axes.set_xticks([point.episode for point in own])
     axes.set(title="Own episodes in context", xlabel="episode")
 
@@ -65,7 +64,7 @@ def _draw_ends(axes: Axes, points: Sequence[Point]) -> None:
         if point.protocol in _ENDS:
             colour, dashes = _ENDS[point.protocol]
             value, low, high = _interval(point.returns)
-            label = "wrong labels" if point.protocol == "wrong labels" else WORDS[point.protocol]
+            label = "wrong labels" if point.protocol == "wrong labels" else PROTOCOL_NAMES[point.protocol]
             axes.axhline(value, color=colour, linestyle=dashes, linewidth=1.4, zorder=0.6, label=label)
             axes.axhspan(low, high, color=colour, alpha=0.07, linewidth=0, zorder=0.5)
 
@@ -79,8 +78,8 @@ def _draw_tasks(axes: Axes, points: Sequence[Point], row: Mapping[str, Any]) -> 
         ("told", [point for point in points if point.protocol == "told"], INK),
         ("not told", [point for point in points if point.protocol == "not told"], GREY),
         ("nothing", [point for point in data if not point.segments], _NOTHING),
-        ("data", data[-1:], DATA),
-        ("own", late, OWN),
+        ("data", data[-1:], _DATA),
+        ("own", late, _OWN),
     ]
     shown = [(name, of_name, colour) for name, of_name, colour in named if of_name]
     for k, (name, of_name, colour) in enumerate(shown):

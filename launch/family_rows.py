@@ -1,4 +1,5 @@
-"""The runs of a family of tasks as one row of ablation.jsonl: what each tasks.jsonl says, without what all lines share.
+"""The episodes of a family of tasks: the tasks.jsonl of a run, and the runs of a cell as one row of ablation.jsonl,
+which is what each tasks.jsonl says, without what all lines share.
 
 A point is what one way of acting came to in one of its episodes: the returns of every held-out task from every start,
 of every training seed.
@@ -7,14 +8,27 @@ of every training seed.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from envs.family import Family
-from launch.cells import Run
-from launch.metrics import numbered, of_the_run, rounded
+from launch.metrics import numbered, of_the_run, rounded, write_atomically
 
+if TYPE_CHECKING:
+    from launch.families import Lanes, Result
+
+PROTOCOL_NAMES = {
+    "told": "perceptron told the task",
+    "not told": "perceptron not told",
+    "rule": "perceptron told the best of the context",
+    "data": "segments of the data",
+    "wrong labels": "the same, labelled with another task",
+    "own": "own episodes",
+}
+"""Ways of acting, as tables and figures call them."""
+LATE = 4
+"""Own episodes from the fifth on are summed up in one line."""
 NEEDED = ("axes", "tasks", "starts", "points")
 """Fields of a row that are of families alone."""
 _DIGITS_ACHIEVED = 4
@@ -52,6 +66,31 @@ class Point(NamedTuple):
     """[G, S, T, C]: on each axis of the tasks."""
 
 
+def episode_rows(results: "Sequence[Result]", lanes: "Lanes", shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row of tasks.jsonl per episode: what `shared` says of all, and where it was played, and what came of it."""
+    return [
+        shared
+        | {
+            "protocol": result.name,
+            "segments": result.segments if result.name != "own" or episode else 0,
+            "task": lanes.tasks[lane].tolist(),
+            "start": int(lanes.starts[lane]),
+            "episode": episode + 1,
+            "return": float(result.returns[lane, episode]),
+            "achieved": result.achieved[lane, episode].tolist(),
+        }
+        for result in results
+        for lane in range(len(lanes.starts))
+        for episode in range(result.returns.shape[1])
+    ]
+
+
+def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add an evaluation to a tasks.jsonl in one move, so that none is ever there in part."""
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_atomically(path, before + "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def is_family(row: Mapping[str, Any]) -> bool:
     """Whether a row of ablation.jsonl is of a family of tasks."""
     return "points" in row
@@ -79,19 +118,23 @@ def check(row: Mapping[str, Any], where: str) -> None:
                 )
 
 
-def collect(family: Family, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def collect(
+    family: Family, folders: Sequence[Path], *, by_the_run: bool = True
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The newest line of each run's tasks.jsonl, and what a cell's row holds of all.
+
+    by_the_run: whether what launch.evaluate played later is left out.
 
     Points are those that all seeds have, tasks the family's, starts as many as all seeds have. Raises ValueError for a
     file that is wrong, and for one whose newest evaluation lacks an episode.
     """
-    evaluations = [read_newest(run.folder / "tasks.jsonl") for run in runs]
-    card = json.loads((runs[-1].folder / "dataset.json").read_text())["card"]
+    evaluations = [read_newest(folder / "tasks.jsonl", by_the_run=by_the_run) for folder in folders]
+    card = json.loads((folders[-1] / "dataset.json").read_text())["card"]
     newest = [rows[-1] | {"method": "AT", "target_return": rows[-1]["ask"]} for rows in evaluations]
     starts = min(1 + max(row["start"] for row in rows) for rows in evaluations)
     by_seed = [
-        dict(_arrays(rows, family, starts, run.folder / "tasks.jsonl"))
-        for run, rows in zip(runs, evaluations, strict=True)
+        dict(_arrays(rows, family, starts, folder / "tasks.jsonl"))
+        for folder, rows in zip(folders, evaluations, strict=True)
     ]
     shared = [key for key in by_seed[0] if all(key in found for found in by_seed)]
     points = []
@@ -130,12 +173,14 @@ def _arrays(
         yield key, (np.array([[row["return"] for row in of_task] for of_task in lanes]), np.array(achieved))
 
 
-def read_newest(path: Path) -> list[dict[str, Any]]:
-    """The lines of the run's last evaluation in its tasks.jsonl: those that share all but the episode with the last.
+def read_newest(path: Path, *, by_the_run: bool = True) -> list[dict[str, Any]]:
+    """The lines of the last evaluation in a tasks.jsonl, or the last of the run itself: those that share all but the
+    episode with the last.
 
     Raises ValueError when there is none, and as read_episodes does.
     """
-    rows = of_the_run(read_episodes(path))
+    rows = read_episodes(path)
+    rows = of_the_run(rows) if by_the_run else rows
     if not rows:
         raise ValueError(f"{path}: expected a line for each episode, got none")
     return [row for row in rows if _evaluation(row) == _evaluation(rows[-1])]

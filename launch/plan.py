@@ -307,7 +307,8 @@ def command_again(stored: Mapping[str, Any], dataset: str) -> str:
 
     dataset: that the run had. It is named where the command alone would take or collect another.
     """
-    if dataset not in ("td3", "d4rl"):
+    family = find_family(stored["env"])
+    if dataset not in ("td3", "d4rl", family and family.dataset):
         stored = {**stored, "dataset": dataset}
     names = [name for name, default in DEFAULTS.items() if stored.get(name, default) != default]
     given = [f"--{name}={stored[name]}" for name in names if name not in ("env", "out")]

@@ -14,13 +14,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from launch.statistics import Estimate, Result, Summary, estimate, stack
 
 
-def draw(result: Result, losses: dict[str, np.ndarray]) -> dict[str, bytes]:
+def draw(result: Result, losses: dict[str, np.ndarray], short_updates: int = 0) -> dict[str, bytes]:
     """Name -> PNG. `losses`: name -> (step, value) [points, 2]; no training plot without losses or several updates."""
     with matplotlib.rc_context(STYLE):
         plots = {"returns_by_episode": _plot_by_episode(result), "returns_vs_trajs": _plot_by_trajs(result)}
-        if losses or len(result.history) > 1:
-            plots["training"] = _plot_training(losses, result.history)
-        return {name: png(figure) for name, figure in plots.items()}
+        images = {name: png(figure) for name, figure in plots.items()}
+    if losses or len(result.history) > 1:
+        images["training"] = draw_training(losses, result.history, short_updates)
+    return images
 
 
 _COLOURS = {"own": "#0b6fb8", "ranked": "#1d7f86", "none": "#d1630f", "best": "#2e7d32", "worst": "#7a3e9d"}
@@ -116,8 +117,18 @@ def _plot_by_trajs(result: Result) -> Figure:
     return figure
 
 
-def _plot_training(losses: dict[str, np.ndarray], history: dict[int, Summary]) -> Figure:
-    """The losses, and the returns where several updates were measured: a panel each, over the updates."""
+def draw_training(
+    losses: dict[str, np.ndarray], history: dict[int, Summary] | None = None, short_updates: int = 0
+) -> bytes:
+    """A PNG: the losses, and the returns where several updates were measured, a panel each, over the updates.
+
+    short_updates: how many of them were on short windows, whose losses are others.
+    """
+    with matplotlib.rc_context(STYLE):
+        return png(_plot_training(losses, history or {}, short_updates))
+
+
+def _plot_training(losses: dict[str, np.ndarray], history: dict[int, Summary], short_updates: int) -> Figure:
     panels = bool(losses) + (len(history) > 1)
     figure = Figure(figsize=(9.4, 3.3 * panels))
     axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
@@ -126,6 +137,8 @@ def _plot_training(losses: dict[str, np.ndarray], history: dict[int, Summary]) -
     labels = []
     if losses:
         labels.append(_draw_losses(axes[0], losses))
+        if short_updates:
+            axes[0].axvline(short_updates, color=GREY, linestyle=":", linewidth=1.5)
     if len(history) > 1:
         labels.append(_draw_history(axes[-1], history))
     for panel, names in zip(axes, labels, strict=True):

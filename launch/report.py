@@ -6,7 +6,6 @@ and the tables of README.md and docs/ that are made of them.
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from envs.family import find as find_family
 from envs.scores import normalised_score, reference
-from launch import ablation_report, documents, page, program, sections
-from launch.metrics import read_metrics, read_rows, write_atomically
-from launch.plan import PROTOCOLS, command_again
+from launch import ablation_report, documents, family_report, page, program, run_page, sections
+from launch.metrics import read_rows, write_atomically
+from launch.plan import PROTOCOLS
 from launch.plots import draw
 from launch.statistics import Estimate, Result, newest_result
 
@@ -37,6 +37,7 @@ def report(out: Path, trajs: Sequence[int] | None = None) -> str:
     Reads results.jsonl, config.json (flags, configs), dataset.json ({"card": {...}, "returns": [...]}) and,
     where they exist, metrics.csv and rollout.gif. Writes results.csv, returns_by_episode.png,
     returns_vs_trajs.png, training.png (of losses, or several updates) and report.html, each in one move.
+    A run on a family of tasks is launch/family_report.py's.
 
     Args:
         out: the folder of the run.
@@ -46,48 +47,22 @@ def report(out: Path, trajs: Sequence[int] | None = None) -> str:
         FileNotFoundError: one of the first three files is not there.
         ValueError: a file does not hold what it should, or no chain has so many trajectories.
     """
-    if (out / "tasks.jsonl").is_file() and not (out / "results.jsonl").is_file():
-        raise ValueError(
-            f"{out} holds a run on a family of tasks, whose report.html launch.evaluate writes: give it "
-            f"--checkpoint {out} to play the tasks again"
-        )
-    for name in ("results.jsonl", "config.json", "dataset.json"):
-        if not (out / name).is_file():
-            raise FileNotFoundError(f"{out / name} is missing: train or evaluate into {out} first")
-    config, dataset = _read_object(out / "config.json"), _read_object(out / "dataset.json")
+    config, dataset = run_page.read_object(out / "config.json"), run_page.read_object(out / "dataset.json")
+    if family := find_family(config.get("env", "")):
+        return family_report.report(out, family)
+    if not (out / "results.jsonl").is_file():
+        raise FileNotFoundError(f"{out / 'results.jsonl'} is missing: train or evaluate into {out} first")
     data = np.array(dataset.get("returns", []))
     if data.ndim != 1 or not data.size or data.dtype.kind not in "if" or not np.isfinite(data).all():
         raise ValueError(f"{out / 'dataset.json'}: returns: expected a list of finite numbers, got {data}")
     result = newest_result(read_rows(out / "results.jsonl"), data, trajs)
-    losses = _losses(read_metrics(out / "metrics.csv")) if (out / "metrics.csv").is_file() else {}
-
-    images = draw(result, losses)
+    images = draw(result, run_page.losses(out), config.get("short_updates", 0))
     for name, image in images.items():
         write_atomically(out / f"{name}.png", image)
     write_atomically(out / "results.csv", _csv_table(result))
-    rollout = rollout_figure(out / "rollout.gif")
+    rollout = run_page.rollout_figure(out / "rollout.gif")
     write_atomically(out / "report.html", _page(result, images, config, dataset.get("card", {}), rollout))
     return _text(result)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected a JSON object: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {content!r:.40}")
-    return content
-
-
-def _losses(metrics: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    """Columns that end in "loss" or "error" -> their finite points (step, value) [points, 2]."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    for row in metrics:
-        for name, value in row.items():
-            if name.endswith(("loss", "error")) and np.isfinite(value):
-                points.setdefault(name, []).append((row["step"], value))
-    return {name: np.array(found) for name, found in points.items()}
 
 
 # ---- Tables and sentences ----
@@ -200,7 +175,6 @@ _CAPTIONS = {
     "the same axis: every episode of the data.",
     "returns_vs_trajs": "The same chains, cut after n episodes. Right: the best of n, which rises without "
     "any learning in context; read it against the control only.",
-    "training": "Thin: every logged value. Thick: a running mean.",
 }
 
 
@@ -212,13 +186,10 @@ def _page(
     rollout: Sequence[str],
 ) -> str:
     row = result.row
-    asked = f"asked for a return of {row['target_return']:.1f}"
-    shown = [row["method"], f"update {row['update']:,}", f"data set {row['dataset']}", f"seed {row['seed']}"]
     cells = _cells(result, "±")
-    figures = {name: page.figure(image, "png", _CAPTIONS[name]) for name, image in images.items()}
+    figures = {name: page.figure(images[name], "png", caption) for name, caption in _CAPTIONS.items()}
     parts = [
-        page.element("h1", row["env"]),
-        page.element("p", " · ".join([*shown, asked, row["time"]]), "quiet"),
+        *run_page.heading(row, f"asked for a return of {row['target_return']:.1f}"),
         page.lead(_headline(result, "±")),
         figures["returns_by_episode"],
         figures["returns_vs_trajs"],
@@ -234,41 +205,22 @@ def _page(
         page.element("h2", "What was measured"),
         page.element("p", PROTOCOL),
     ]
-    if "training" in figures:
-        parts += [page.element("h2", "Training"), figures["training"]]
-    parts += [
-        page.element("h2", "The data"),
-        page.element("p", f"{_data_sentence(result)}."),
-        page.facts(card | {"data set": row["dataset"], "hash": row["dataset_hash"]}),
-        page.element("h2", "Run it again"),
-        page.element("pre", command_again({"env": row["env"]} | config, row["dataset"])),
-        page.facts({"measured by": row["command"], "commit": row["commit"], **row["versions"]}),
-        f"<details open>{page.element('summary', 'Configuration')}{page.facts(config)}</details>",
-    ]
+    if "training" in images:
+        parts += run_page.training_figure(images["training"], config)
+    parts += run_page.closing(row, config, card, f"{_data_sentence(result)}.")
     return page.document(row["env"], parts)
 
 
-def rollout_figure(path: Path) -> list[str]:
-    """The figure of launch.video's animated picture, which says itself what it shows; nothing where there is none."""
-    if not path.is_file():
-        return []
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        caption = picture.info.get("comment", b"One rollout of the policy.").decode()
-    return [page.figure(path.read_bytes(), "gif", caption)]
-
-
-def report_all(folder: Path) -> str:
-    """Every .jsonl of a folder, each the rows of a sweep, -> its figures and page beside it, and the tables of the
-    documents beside the folder that are drawn from them (launch/documents.py); returns the tables.
+def report_all(place: Path) -> str:
+    """Every .jsonl of a folder, or one, each the rows of a sweep, -> its figures and page beside it, and the tables of
+    the documents beside the folder that are drawn from them (launch/documents.py); returns the tables.
 
     Raises FileNotFoundError when there is none, ValueError for a file of anything else.
     """
-    sources = sorted(folder.glob("*.jsonl"))
+    sources = [place] if place.is_file() else sorted(place.glob("*.jsonl"))
     if not sources:
-        raise FileNotFoundError(f"{folder}: expected files of rows, such as launch.ablate's ablation.jsonl, found none")
-    folder = folder.resolve()
+        raise FileNotFoundError(f"{place}: expected files of rows, such as launch.ablate's ablation.jsonl, found none")
+    folder = sources[0].parent.resolve()
     found = {f"{folder.name}/{source.name}": ablation_report.write(source, folder) for source in sources}
     changed = documents.refresh_all(folder.parent, found)
     texts = [sections.text(section) for of_source in found.values() for section in of_source]
@@ -276,10 +228,10 @@ def report_all(folder: Path) -> str:
 
 
 def main(words: Sequence[str]) -> None:
-    folders = words[1:]
-    if bool(folders) == bool(flags.FLAGS.out):
-        raise ValueError("expected --out with the folder of a run, or folders of rows, such as results/")
-    print("\n\n".join(report_all(Path(folder)) for folder in folders) if folders else report(Path(flags.FLAGS.out)))
+    places = words[1:]
+    if bool(places) == bool(flags.FLAGS.out):
+        raise ValueError("expected --out with the folder of a run, or rows, such as results/ or results/td3.jsonl")
+    print("\n\n".join(report_all(Path(place)) for place in places) if places else report(Path(flags.FLAGS.out)))
 
 
 if __name__ == "__main__":

@@ -212,6 +212,8 @@ def test_a_file_lists_cells_line_by_line(known, tmp_path):
     path = tmp_path / "cells"
     path.write_text("# rows of a table\n--trajs=1 --sort=false  # a control\n\n--dataset='a,b' --trajs 32\n")
     assert cells.read_cells(path) == [{"trajs": "1", "sort": "false"}, {"dataset": "a,b", "trajs": "32"}]
+    with pytest.raises(ValueError, match="cells:4: expected no --dataset, which is typed for all lines"):
+        cells.read_cells(path, beside=("dataset", "updates"))
     path.write_text("--trajs=1\n--treys=1\n")
     with pytest.raises(ValueError, match="cells:2: --treys: expected a flag"):
         cells.read_cells(path)

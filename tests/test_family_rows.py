@@ -10,8 +10,7 @@ from envs.family import find
 from launch.cells import Cell, Run
 from launch.comparison import make_row, read_stored_rows, store_row
 from launch.family_comparison import lines, sections
-from launch.family_report import append
-from launch.family_rows import read_newest
+from launch.family_rows import append, read_newest
 from launch.join_rows import join
 from launch.report import report_all
 
@@ -114,8 +113,8 @@ def test_the_table_by_hand(row):
 def test_a_single_seed_of_a_single_start_gives_a_table_too(runs):
     append(runs[0].folder / "tasks.jsonl", episodes(0, starts=1, time="after"))
     (section,) = sections([make_row(runs[0].cell, runs[:1], True)])
-    assert "1 training seed x 5 tasks x 1 starts" in section.about
-    assert len(section.lines) == len(RETURNS) + 1
+    assert "1 training seed x 5 tasks x 1 start" in section.about.split("; ")
+    assert len(section.lines) == len(RETURNS) + 1 and "by seed" not in section.header
 
 
 def test_rows_of_single_seeds_join_to_the_row_of_both(runs, row):
@@ -164,6 +163,10 @@ def test_a_folder_of_rows_of_both_kinds_is_drawn_from_rows_alone(row, tmp_path):
     assert page.count('src="data:image/png;') == 1 and row["command"] in page
     line = r"\| segments of the data \| 5 \| 770 \[\d+, \d+\] \| 720 / 820 \| 0.25 \| 75 \| \+200 \[\+200, \+200\] \|"
     assert re.search(line, markdown)
+    (folder / "both.html").unlink()
+    (folder / "one.html").unlink()
+    assert report_all(folder / "one.jsonl") in text and (folder / "one.html").is_file()
+    assert not (folder / "both.html").exists()
     for name in ("one_cartpole_position", "both_cartpole_position_key", "both_cartpole_position_wide"):
         assert (folder / f"{name}_tasks.png").read_bytes().startswith(b"\x89PNG")
 

@@ -235,14 +235,16 @@ def test_one_chain_without_control_losses_or_rollout_still_has_a_report(tmp_path
 
 
 def test_a_report_says_what_is_missing_or_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"results.jsonl is missing: train or evaluate"):
+    with pytest.raises(FileNotFoundError, match=r"config.json is missing: train or evaluate"):
         report(tmp_path)
-    append_rows(tmp_path / "results.jsonl", rows_of([[300.0]]))
     write_atomically(tmp_path / "config.json", "[]")
     write_atomically(tmp_path / "dataset.json", '{"returns": [1, null]}')
     with pytest.raises(ValueError, match=r"config.json: expected a JSON object, got \[\]"):
         report(tmp_path)
     write_atomically(tmp_path / "config.json", "{}")
+    with pytest.raises(FileNotFoundError, match=r"results.jsonl is missing: train or evaluate"):
+        report(tmp_path)
+    append_rows(tmp_path / "results.jsonl", rows_of([[300.0]]))
     with pytest.raises(ValueError, match=r"dataset.json: returns: expected a list of finite numbers"):
         report(tmp_path)
 

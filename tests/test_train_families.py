@@ -22,13 +22,14 @@ from launch import (
     evaluate,
     families,
     family_evaluation,
-    family_report,
+    family_plots,
+    report,
     train_offline,
     video,
     workers,
 )
 from launch.checkpoint import Checkpoints
-from launch.plan import Plan, RunConfig
+from launch.plan import Plan, RunConfig, command_again
 
 # dm_control 1.0.50 does so wherever it looks up a name.
 pytestmark = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array:DeprecationWarning")
@@ -134,7 +135,12 @@ def test_a_run_is_trained_played_beside_its_controls_and_reported(data_dir, tmp_
     for words in ("perceptron told the task", "own episodes, episode 3", "labelled with another task"):
         assert words in table
     assert table in capsys.readouterr().out + "\n"
-    assert (out / "tasks.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("tasks.png", "training.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text()
+    assert page.count('src="data:image/png;') == 2 and "launch.train_offline --env=cartpole_position" in page
+    assert command_again({"env": FAMILY.name}, "commands_position").endswith(f"--env={FAMILY.name} --preset=none")
+    assert report.report(out) + "\n" == table and (out / "report.html").read_text() == page
     rows = [json.loads(line) for line in (out / "tasks.jsonl").read_text().splitlines()]
     lanes = 2 * len(FAMILY.held_out)
     assert len(rows) == lanes * (2 + 1 + 3 + 1 + 3)
@@ -181,15 +187,14 @@ def test_lanes_are_played_where_there_are_more_cores_than_lanes(monkeypatch):
     np.testing.assert_array_equal(found.returns[:, 0], lanes.seeds)
 
 
-def test_chains_of_one_segment_have_a_picture_too(tmp_path):
+def test_chains_of_one_segment_have_a_picture_too():
     """No rule, which judges by segments."""
-    lanes = SimpleNamespace(tasks=np.zeros((4, 1)))
-    results = [
-        families.Result(name, count, np.ones((4, 2)), np.zeros((4, 2, 1)))
+    points = [
+        {"protocol": name, "segments": count, "episode": 1, "returns": np.ones((1, 2, 2)), "achieved": np.zeros(1)}
         for name, count in (("told", 0), ("not told", 0), ("data", 0), ("data", 1), ("wrong labels", 1), ("own", 1))
     ]
-    family_report.picture(results, lanes, FAMILY, tmp_path / "tasks.png")
-    assert (tmp_path / "tasks.png").read_bytes().startswith(b"\x89PNG")
+    axes = [{"name": "position", "unit": "m"}]
+    assert family_plots.draw({"points": points, "tasks": [[0.6], [1.2]], "axes": axes}).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("episodes", [2, 400])
