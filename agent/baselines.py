@@ -75,7 +75,8 @@ class PerceptronPolicy:
     """The policy of envs/rollout.py for B chains, of which it remembers nothing."""
 
     def __init__(self, weights: Perceptron, config: ModelConfig, scaling: Scaling, *, chains: int) -> None:
-        self._act, self._scaling, self._chains = partial(_act, weights, config), scaling, chains
+        self._act = partial(_act, jax.device_put(weights), config)
+        self._scaling, self._chains = scaling, chains
 
     def reset(self) -> None:
         """Nothing to forget."""

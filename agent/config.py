@@ -77,7 +77,7 @@ class ModelConfig:
     every: int = number(
         0,
         "Layers between kept inputs, those between are computed again; 0 is 1 for up to 8 layers, beyond that what "
-        "needs least memory.",
+        "needs least memory. A library's --kernel has 1.",
     )
     kernel: str = number(
         "auto",

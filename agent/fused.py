@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from agent.blockwise import Tiles, attend, attend_backward, fold, unfold
+from agent.blockwise import Tiles, attend, attend_backward, fold, merge, split, unfold
 from agent.bpt import LayerWeights, feed_forward
 from agent.projections import BEFORE, Projections, Reader, Rule, block, put_block, zero_after
 
@@ -36,17 +36,6 @@ def _chunks(x: Array, ffn_width: int) -> int:
     return chunks
 
 
-def _cut(x: Array, chunks: int) -> Array:
-    """[B, S, ...] -> [chunks, B, S / chunks, ...]."""
-    return x.reshape(x.shape[0], chunks, -1, *x.shape[2:]).swapaxes(0, 1)
-
-
-def _join(x: Array) -> Array:
-    """The inverse of `_cut`."""
-    x = x.swapaxes(0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
-
-
 def _rest(rule: Rule, weights: LayerWeights, x: Array, out: Array, tiles: Tiles, i: Array) -> Array:
     """The layer after attention, of block i: [B, S, E], [B, S, H, D] -> [B, S, E]."""
     chunks = _chunks(x, weights.ffn_in.shape[1])
@@ -59,8 +48,8 @@ def _rest(rule: Rule, weights: LayerWeights, x: Array, out: Array, tiles: Tiles,
 
     if chunks == 1:
         return part(jnp.int32(0), x, out)
-    parts = (jnp.arange(chunks, dtype=jnp.int32), _cut(x, chunks), _cut(out, chunks))
-    return _join(lax.map(lambda p: part(*p), parts))
+    parts = (jnp.arange(chunks, dtype=jnp.int32), split(x, size), split(out, size))
+    return merge(lax.map(lambda p: part(*p), parts), x.shape[1])
 
 
 def _rest_backward(
@@ -86,9 +75,9 @@ def _rest_backward(
     if chunks == 1:
         sums, (d_x, d_out) = part(sums, (jnp.int32(0), x, out, d_y))
         return sums, d_x, d_out
-    parts = (jnp.arange(chunks, dtype=jnp.int32), _cut(x, chunks), _cut(out, chunks), _cut(d_y, chunks))
+    parts = (jnp.arange(chunks, dtype=jnp.int32), split(x, size), split(out, size), split(d_y, size))
     sums, (d_x, d_out) = lax.scan(part, sums, parts)
-    return sums, _join(d_x), _join(d_out)
+    return sums, merge(d_x, x.shape[1]), merge(d_out, x.shape[1])
 
 
 def forward(rule: Rule, weights: LayerWeights, x: Array, tiles: Tiles, keep: bool) -> tuple[Array, Attended | None]:

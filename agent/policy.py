@@ -10,6 +10,7 @@ the others waits, and what is written for it meanwhile is no token of its chain.
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from agent import cached_steps, tokens, transformer
@@ -67,7 +68,7 @@ class CachedPolicy:
                 f"them stay in the context (--keep 0), got one of {longest}"
             )
         self._ranked = ranked
-        self._weights, self._config = transformer.unstack(weights), config
+        self._weights, self._config = jax.device_put(transformer.unstack(weights)), config
         self._scaling, self._rules = scaling, rules
         self._slots = Slots.of(config, min(keep, episode_length), episode_length)
         self._chains, self._numbers, self._seed = len(chains), tuple(chains), seed

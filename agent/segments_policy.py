@@ -57,7 +57,7 @@ class SegmentsPolicy:
                 f"--tokens, --window: expected fused and a window to act behind segments, got {config.tokens}, "
                 f"{config.window}"
             )
-        self._weights, self._config = transformer.unstack(weights), config
+        self._weights, self._config = jax.device_put(transformer.unstack(weights)), config
         self._chains, self._steps = chains, steps
         self.prompt(None)
 

@@ -75,7 +75,7 @@ def stack(
     tiles = cut(sight, where, block, seed)
     if padding := len(tiles.order) * block - length:
         x = jnp.pad(x, [(0, 0), (0, padding), (0, 0)])
-    kernel = "xla" if form.reversible else chosen_kernel(form, x.dtype, weights.qkv.shape[-1])
+    kernel = chosen_kernel(form, x.dtype, weights.qkv.shape[-1])
     if kernel != "xla":
         y = _library(kernel, form.remat == "output", rule, weights, x, tiles)
     elif form.reversible:
@@ -88,6 +88,8 @@ def stack(
 
 def chosen_kernel(form: Form, dtype: jnp.dtype, width: int) -> str:
     """Whose attention bpt layers use, of heads [width]. Raises ValueError where the one asked for cannot."""
+    if form.system != "bpt" or form.reversible:
+        return "xla"  # nothing else can be asked for
     if form.kernel == "auto" and (form.remat == "minimal" or form.every > 1):
         return "xla"  # a library's keeps more than was asked for
     sight = Sight(form.window, form.span, form.dropout)

@@ -74,8 +74,6 @@ def form(config: ModelConfig, dropout: float = 0.0) -> Form:
 
 def kernel(config: ModelConfig) -> str:
     """Whose attention the layers use in training, on the backend there is."""
-    if config.attention != "bpt" or config.reversible:
-        return "xla"  # nothing else can be asked for
     return chosen_kernel(form(config, config.dropout), jnp.dtype(config.dtype), config.width // config.heads)
 
 

@@ -32,6 +32,8 @@ DOWNLOAD_BYTES = {
 """The sizes that are known."""
 COMMANDS = "commands_"
 """How data sets begin that are made for a family of tasks (launch/commands.py): for no single task, unless named."""
+SIMULATOR = ("mujoco", "dm_control", "gymnasium")
+"""Packages whose versions decide what an action leads to."""
 ORIGIN = "collect.json"
 """Beside the episodes that this project collected: by whom, and with which simulator."""
 
@@ -163,6 +165,11 @@ def load(
         path, loaded, made_with = found, _d4rl(env, found), d4rl.MADE_WITH
     else:
         path = folder(env, dataset, data_dir)
+        if dataset.startswith("exorl/") and (path / ORIGIN).is_file():
+            raise ValueError(
+                f"{path}: holds episodes that were collected here, expected ExoRL's; ask for --dataset {path.name}, or "
+                "put theirs into another --data_dir"
+            )
         if begun := unfinished(path):
             raise ValueError(_half_collected(path, begun))
         if (path / unzip.UNPACKING).exists():
@@ -286,9 +293,10 @@ def _first(trajectories: list[Trajectory], max_steps: int) -> list[Trajectory]:
 
 
 def _requirements(lines: tuple[str, ...]) -> dict[str, str]:
-    """('mujoco==3.2.0', ...) -> {'mujoco': '3.2.0', ...}; what is not pinned is left out."""
+    """('mujoco==3.2.0', ...) -> {'mujoco': '3.2.0', ...}: the simulator's, where they are pinned."""
     pairs = (line.partition("==") for line in lines)
-    return {name.strip(): version.strip() for name, equals, version in pairs if equals}
+    pinned = {name.strip().replace("-", "_"): version.strip() for name, equals, version in pairs if equals}
+    return {name: version for name, version in pinned.items() if name in SIMULATOR}
 
 
 def _bytes(path: Path) -> int:

@@ -197,7 +197,7 @@ def _build(
         os.replace(folder / "rewards.npy", target)
     for old_file in cache.glob(f"rewards.{source.name}.*"):
         if old_file != target:
-            old_file.unlink()
+            old_file.unlink(missing_ok=True)
     return known, target
 
 

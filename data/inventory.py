@@ -57,7 +57,7 @@ def exorl_sets(data_dir: Path) -> Iterator[Held]:
                 steps = [int(path.stem.rpartition("_")[2]) for path in files]
                 sha256, returns = _cached(folder / "cache", files, steps)
                 yield Held(name, folder, size, len(files), sum(steps), sha256, returns)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             yield Held(name, folder, problem=str(error))
 
 

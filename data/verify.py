@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data import d4rl, exorl, exorl_cache, fetch, minari, npz
+from data import catalog, d4rl, exorl, exorl_cache, fetch, minari, npz, unzip
 from data.inventory import Held
 
 JOB_EPISODES = 64
@@ -160,6 +160,10 @@ def _report(found: Held, parts: Sequence[_Result]) -> Report:
     if not found.name.startswith("exorl/"):
         sha256 = "".join(digests)
     elif parts:
+        if (found.path / unzip.UNPACKING).exists():
+            bad.append(f"{found.path}: not all of its archive is unpacked; fetch it again")
+        if begun := catalog.unfinished(found.path):
+            notes.append(f"collected in part, of {begun['episodes']} episodes; the same launch.collect goes on with it")
         _, more = exorl.usable_files(found.path / "buffer")
         notes += more
         sha256 = exorl_cache.combined(digests)

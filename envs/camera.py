@@ -4,12 +4,46 @@ import os
 import sys
 from typing import Any
 
-import mujoco
+import gymnasium
 import numpy as np
+
+from envs.engine import mujoco
+from envs.specs import Spec
+
+
+class Drawn(gymnasium.Env):
+    """An environment of one MuJoCo model: observations [O] float32, actions [A] in [-1, 1], drawn where asked to."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own attribute
+    _model: Any
+    _data: Any
+
+    def __init__(self, size: Spec, render_mode: str | None):
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"{size.name}: render_mode is {render_mode!r}, expected None or 'rgb_array'")
+        self.size = size
+        self.render_mode = render_mode
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size.observation_size,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size.action_size,), np.float32)
+        self._camera: Camera | None = None
+
+    def render(self) -> np.ndarray:
+        """[240, 320, 3] uint8 from the model's own camera. Raises RuntimeError when there is no OpenGL."""
+        if self.render_mode is None:
+            raise RuntimeError(f"{self.size.name}: made without a render_mode, expected 'rgb_array'")
+        if self._camera is None:
+            self._camera = Camera(self._model)
+        return self._camera.render(self._data)
+
+    def close(self) -> None:
+        """Free the camera, if there is one."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
 
 class Camera:
-    """Draws a model off screen, from its first camera that goes along with a body, else from its first.
+    """Draws a model off screen, from its first camera that goes along with a body, else from its first, else freely.
 
     mujoco.Renderer cannot be used: it needs MUJOCO_GL set before the first import of MuJoCo, so that every
     program would load OpenGL, those that never draw too.
@@ -30,8 +64,11 @@ class Camera:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
         self._view = mujoco.MjvCamera()
-        along = (model.cam_mode == mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM) & (model.cam_bodyid > 0)
-        self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, int(np.argmax(along))
+        if model.ncam:
+            along = (model.cam_mode == mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM) & (model.cam_bodyid > 0)
+            self._view.type, self._view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, int(np.argmax(along))
+        else:
+            mujoco.mjv_defaultFreeCamera(model, self._view)
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
         """[240, 320, 3] uint8."""

@@ -7,21 +7,20 @@ from typing import Any
 from envs.engine import mujoco  # before dm_control loads it
 
 # isort: split
-import gymnasium
 import numpy as np
 from dm_control import suite
 from dm_control.rl.control import Environment
 from dm_control.suite import base, quadruped
 
 from envs import Spec, exorl_tasks, spec
-from envs.camera import Camera
+from envs.camera import Drawn
 from envs.readings import Places, Readings
 
 # Rewards that average over actuators or poles, and would average over states too: one state at a time.
 _MEANS = ("cartpole_", "hopper_stand")
 
 
-class ControlSuite(gymnasium.Env):
+class ControlSuite(Drawn):
     """One task: observations [O] float32 in dm_control's own order, actions [A] in [-1, 1].
 
     Steps MuJoCo directly, which is dm_control's own step less its bookkeeping: the same numbers, bit for bit.
@@ -29,17 +28,11 @@ class ControlSuite(gymnasium.Env):
     Episodes never terminate; the last step of `size.episode_length` is truncated.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 40}  # noqa: RUF012 - gymnasium's own attribute
-
     def __init__(self, size: Spec, render_mode: str | None = None):
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"{size.name}: render_mode is {render_mode!r}, expected None or 'rgb_array'")
-        self.size = size
-        self.render_mode = render_mode
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size.observation_size,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size.action_size,), np.float32)
+        super().__init__(size, render_mode)
         self._random = np.random.RandomState()
         self._suite = load_suite(size, self._random)
+        self.metadata = self.metadata | {"render_fps": round(1 / self._suite.control_timestep())}
         self._task, self._physics = self._suite.task, self._suite.physics
         self._model, self._data = self._physics.model.ptr, self._physics.data.ptr
         self._substeps = round(self._suite.control_timestep() / self._physics.timestep())
@@ -47,7 +40,6 @@ class ControlSuite(gymnasium.Env):
         self._readings = Readings.of(Places.of(self._model), self._data)
         self._warnings = self._physics.data.warning.number
         self._timestep = 0
-        self._camera: Camera | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -73,20 +65,6 @@ class ControlSuite(gymnasium.Env):
     def physics_state(self) -> np.ndarray:
         """[P] float64: positions, velocities and activations, as ExoRL stores them."""
         return np.concatenate((self._data.qpos, self._data.qvel, self._data.act))
-
-    def render(self) -> np.ndarray:
-        """[240, 320, 3] uint8 from the task's own camera. Raises RuntimeError when there is no OpenGL."""
-        if self.render_mode is None:
-            raise RuntimeError(f"{self.size.name}: made without a render_mode, expected 'rgb_array'")
-        if self._camera is None:
-            self._camera = Camera(self._model)
-        return self._camera.render(self._data)
-
-    def close(self) -> None:
-        """Free the camera, if there is one."""
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
 
 
 def relabel(name: str, physics: np.ndarray, actions: np.ndarray) -> np.ndarray:

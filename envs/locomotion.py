@@ -1,17 +1,15 @@
 """gymnasium's MuJoCo environments, in the manner of the others: float32 observations, no bookkeeping of gymnasium's."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from envs.camera import Drawn
 from envs.engine import mujoco
 from envs.specs import Spec
-
-if TYPE_CHECKING:
-    from envs.camera import Camera
 
 _DIVERGED = [
     int(kind)
@@ -19,7 +17,7 @@ _DIVERGED = [
 ]
 
 
-class Locomotion(gymnasium.Env):
+class Locomotion(Drawn):
     """An environment of gymnasium's registry: observations [O] float32, actions [A] in [-1, 1].
 
     Where `size` expects more observations than gymnasium gives, zeros follow (D4RL's Ant, see envs.mujoco). Episodes
@@ -27,17 +25,12 @@ class Locomotion(gymnasium.Env):
     """
 
     def __init__(self, size: Spec, render_mode: str | None = None):
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"{size.name}: render_mode is {render_mode!r}, expected None or 'rgb_array'")
-        self.size = size
-        self.render_mode = render_mode
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size.observation_size,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size.action_size,), np.float32)
+        super().__init__(size, render_mode)
         self._env = _create(size)
-        self.metadata = self._env.metadata | {"render_modes": ["rgb_array"]}
-        self._warnings = self._env.data.warning.number
+        self._model, self._data = self._env.model, self._env.data
+        self.metadata = self._env.metadata | self.metadata
+        self._warnings = self._data.warning.number
         self._timestep = 0
-        self._camera: Camera | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -59,23 +52,7 @@ class Locomotion(gymnasium.Env):
 
     def physics_state(self) -> np.ndarray:
         """[P] float64: positions and velocities, as D4RL stores them in infos/qpos and infos/qvel."""
-        return np.concatenate((self._env.data.qpos, self._env.data.qvel))
-
-    def render(self) -> np.ndarray:
-        """[240, 320, 3] uint8 from the model's own camera. Raises RuntimeError when there is no OpenGL."""
-        if self.render_mode is None:
-            raise RuntimeError(f"{self.size.name}: made without a render_mode, expected 'rgb_array'")
-        if self._camera is None:
-            from envs.camera import Camera
-
-            self._camera = Camera(self._env.model)
-        return self._camera.render(self._env.data)
-
-    def close(self) -> None:
-        """Free the camera, if there is one."""
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
+        return np.concatenate((self._data.qpos, self._data.qvel))
 
     def _padded(self, observation: np.ndarray) -> np.ndarray:
         padded = np.zeros(self.size.observation_size, np.float32)

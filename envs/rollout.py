@@ -7,6 +7,7 @@ help. On an accelerator one process plays them all.
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
@@ -186,6 +187,7 @@ def end_with_parent() -> None:
 
 
 def _work(messages: Any, number: int, job: Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; what is to be done the parent knows
     end_with_parent()
     if hasattr(os, "sched_setaffinity"):  # one core each, or the thread pools of XLA get in one another's way
         cores = sorted(os.sched_getaffinity(0))

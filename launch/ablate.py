@@ -165,8 +165,8 @@ START = 15
 
 
 def calibrate(cell: Cell, processes: int) -> float:
-    """Seconds of a run on its share of this machine: operations over a measured rate, and rollouts, which are played
-    with own episodes in context and without.
+    """Seconds of a run on its share of this machine: operations over a measured rate, and rollouts, played with all
+    that --prompt names in context; of a family too few, which has protocols of its own.
     """
     from launch import forecast
 
@@ -179,7 +179,8 @@ def calibrate(cell: Cell, processes: int) -> float:
     else:
         operations = sum(forecast.operations(forecast.job(plan, size)).values())
     rate = forecast.measured_rate() * forecast.REACHED["here"] / processes
-    rollouts = 2 * run.chains * model.trajs * size.episode_length / STEPS_A_SECOND
+    played = len(run.protocols) if model.context > 1 else 1
+    rollouts = played * run.chains * model.trajs * size.episode_length / STEPS_A_SECOND
     return START + plan.optimizer.updates * operations / rate + rollouts
 
 

@@ -12,16 +12,22 @@ from launch.comparison import STATISTICS, Comparison, Line, compare, read_stored
 from launch.metrics import write_atomically
 from launch.sections import Figure, Section, count, show, verdict
 
-_HEADER = ("cell", "context", *STATISTICS, "falls %", "mean - none", "score", "last - control", "same - control")
+_HEADER = (
+    *("cell", "context", *STATISTICS, "plain mean", "falls %"),
+    *("mean - none", "score", "last - control", "same - control"),
+)
 METHOD = (
     "Each chain of each training seed gives one number. Shown is the interquartile mean (the mean without the lowest "
     "and the highest quarter), and in brackets its 95% bootstrap interval: chains are drawn within seeds, and the "
     "seeds too where there are several (Agarwal et al., arXiv 2108.13264). Of fewer than four numbers there are no "
     "intervals, and those of few are too narrow: of four normal ones they hold the truth in 81 to 88% of cases, of "
-    "eight in 89 to 93%. Falls: share of episodes below half of the best in the data, a plain mean. Score: the last "
+    "eight in 89 to 93%. Plain mean: of all episodes. Chains of different lengths are to be compared by it alone: an "
+    "interquartile mean over short chains leaves out their falls, over long ones each chain holds its share of them. "
+    "Falls: share of episodes below half of the best in the data, a plain mean. Score: the last "
     "episode on the scale of the reference returns. Differences are means over chains of the same seed, whose episodes "
     "start from the same states: of all episodes against those with an empty context (mean - none); against the "
-    "control, of the last episode, and of all that both cells play. A control that was not played with such a context "
+    "control, of the last episode, and of the first chains and episodes, as many as both cells play (same - control), "
+    "which of a cell of chains of one episode are few. A control that was not played with such a context "
     "is taken with an empty one. The best of n episodes rises with n for any policy that varies."
 )
 _CAPTIONS = {
@@ -116,6 +122,7 @@ def _cells(line: Line, protocol: str) -> list[str]:
         line.label,
         protocol,
         *(show(found[name]) for name in STATISTICS),
+        f"{line.measured[protocol].returns.mean():.1f}",
         show(found["falls"], scale=100, digits=0),
         show(line.gains[protocol], sign=True) if protocol in line.gains else "",
         "" if score is None else f"{score:.1f}",

@@ -54,17 +54,17 @@ def collect(
     size = envs.spec(env_name)
     if size.simulator != "dm_control":
         raise ValueError(f"--env: expected an environment of dm_control to collect in, got {env_name}")
+    if episodes < 1 or seed < 0:
+        raise ValueError(f"episodes {episodes}, seed {seed}: expected episodes from 1 and a seed from 0")
+    name = dataset or agent
+    if Path(name).name != name:
+        raise ValueError(f"dataset is {name!r}, expected the plain name of a folder")
     if family := find_family(env_name):
         from launch import commands
 
         return commands.collect(family, agent, episodes, seed, data_dir, dataset)
     if agent not in explore.AGENTS:
         raise ValueError(f"unknown agent {agent!r}, expected one of: {', '.join(explore.AGENTS)}")
-    if episodes < 1 or seed < 0:
-        raise ValueError(f"episodes {episodes}, seed {seed}: expected episodes from 1 and a seed from 0")
-    name = dataset or agent
-    if Path(name).name != name:
-        raise ValueError(f"dataset is {name!r}, expected the plain name of a folder")
     folder = data_dir / size.domain / name
     with program.alone(folder):
         claim(folder, {"env": env_name, "agent": agent, "seed": seed, "config": dataclasses.asdict(config)}, episodes)

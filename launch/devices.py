@@ -41,7 +41,6 @@ class Device(NamedTuple):
     """The same as JAX multiplies float32 by default: TF32 on NVIDIA, one pass of bfloat16 on TPU."""
     bandwidth: float
     """Bytes a second from its memory."""
-    source: str
     gpu: Gpu | None = None
     chips: int = 1
     """That were asked for; the numbers are still of one."""
@@ -58,8 +57,8 @@ class Device(NamedTuple):
         return self.bfloat16 if dtype == "bfloat16" else self.float32
 
 
-_NVIDIA = "NVIDIA's data sheet and architecture white paper of the {}; memory as the driver reports it"
-_GOOGLE = "cloud.google.com/tpu/docs/{}; memory as the compiler limits it"
+# Numbers of NVIDIA's data sheets and architecture white papers, memory as the driver reports it; of TPUs
+# cloud.google.com/tpu/docs, memory as the compiler limits it.
 _HOPPER = Gpu((9, 0), 132, 228, 50, 1.98, 128)
 _AMPERE = Gpu((8, 0), 108, 164, 40, 1.41, 64)
 _ADA = Gpu((8, 9), 128, 100, 72, 2.52, 128)
@@ -67,15 +66,14 @@ _ADA = Gpu((8, 9), 128, 100, 72, 2.52, 128)
 
 def _gpu(name: str, title: str, memory: float, bfloat16: float, tf32: float, bandwidth: float, gpu: Gpu) -> Device:
     """memory: GiB as the driver reports; rates in TFLOP/s and TB/s."""
-    source = _NVIDIA.format(title)
     rates = (bfloat16 * 1e12, tf32 * 1e12, bandwidth * 1e12)
-    return Device(name, title, "cuda", int(memory * GIB), *rates, source, gpu)
+    return Device(name, title, "cuda", int(memory * GIB), *rates, gpu)
 
 
 def _tpu(name: str, title: str, memory: float, bfloat16: float, bandwidth: float) -> Device:
     """memory: GiB below the compiler's limit; rates in TFLOP/s and GB/s."""
     rates = (bfloat16 * 1e12, bfloat16 * 1e12, bandwidth * 1e9)
-    return Device(name, title, "tpu", int(memory * GIB), *rates, _GOOGLE.format(name))
+    return Device(name, title, "tpu", int(memory * GIB), *rates)
 
 
 _DEVICES = {

@@ -342,7 +342,7 @@ def main(_: list[str]) -> None:
     checkpoints.close()
     if flags.FLAGS.env and flags.FLAGS.env != meta.env:
         raise ValueError(f"--env: expected {meta.env}, which {out} was trained on, got {flags.FLAGS.env}")
-    if "ranked" in protocols and not meta.keep:
+    if "ranked" in protocols and not meta.keep and meta.model.context > 1:
         raise ValueError(
             f"--prompt: expected no ranked of {out}, which keeps whole trajectories (--keep=0), got ranked"
         )

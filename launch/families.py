@@ -114,7 +114,7 @@ class Lanes(NamedTuple):
         return cls(tasks, numbers, np.array([initial_seed(seed, (0, int(start))) for start in numbers]))
 
     def others(self) -> np.ndarray:
-        """[B, G]: another held-out task for each, two further in their list."""
+        """[B, G]: another held-out task for each, two before it in their list."""
         return np.roll(self.tasks, 2 * (int(self.starts.max()) + 1), axis=0)
 
 

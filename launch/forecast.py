@@ -233,9 +233,11 @@ def available() -> int:
     if meminfo.exists():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-    group, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    group, used, parts = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current", "memory.stat"))
     if group.exists() and used.exists() and group.read_text().strip() != "max":
-        free = min(free, int(group.read_text()) - int(used.read_text()))
+        of = dict(line.split() for line in parts.read_text().splitlines()) if parts.exists() else {}
+        cache = int(of.get("inactive_file", 0))  # given back when memory is needed, as MemAvailable has it
+        free = min(free, int(group.read_text()) - int(used.read_text()) + cache)
     return free
 
 

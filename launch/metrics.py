@@ -242,7 +242,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Fields of a row, all of them required:
         env, dataset, dataset_hash, method: text. seed, update: the training seed, and the updates done.
         protocol: of PROTOCOLS.
-        trajs: the largest number of trajectories in context. chain: from 0. episode: its place there, from 1.
+        trajs: --trajs, of methods without a context the episodes of a chain. chain: from 0. episode: from 1.
         return, length, target_return: environment units, steps, and the return asked for.
         score: envs.scores.normalised_score of the return, or None.
         command, commit, versions, time: provenance(), the same for all rows of one measurement.

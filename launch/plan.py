@@ -64,7 +64,9 @@ class RunConfig:
     heldout: float = number(0.05, "Share of trajectories kept out of training, to measure the action error on.")
     seed: int = number(0, "Seed of everything: split, batches, weights, dropout, initial states.")
     out: str = number("", "Folder of the run; empty takes the next free runs/<env>-<number>.")
-    chains: int = number(8, "Chains of --trajs episodes played in an evaluation.")
+    chains: int = number(
+        8, "Chains of --trajs episodes played in an evaluation; of a family, initial states of each held-out task."
+    )
     prompt: str = number(
         "own,none",
         "What is in the context of the episodes that are played, own and none among them: "
@@ -87,8 +89,6 @@ class RunConfig:
                 raise ValueError(f"--{name}: expected 0 or more, got {getattr(self, name)}")
         if not {"own", "none"} <= set(self.protocols) <= set(PROTOCOLS):
             raise ValueError(f"--prompt: expected own, none and any of {', '.join(PROTOCOLS)}, got {self.prompt!r}")
-        if "ranked" in self.protocols and not self.keep:
-            raise ValueError("--prompt: expected no ranked where whole trajectories are kept (--keep=0), got ranked")
 
     @property
     def protocols(self) -> list[str]:
@@ -123,6 +123,8 @@ class Plan(NamedTuple):
             raise ValueError(
                 f"--prompt: expected own,none: {self.run.env} has protocols of its own, got {self.run.prompt}"
             )
+        if "ranked" in self.run.protocols and not self.run.keep and self.model.context > 1:
+            raise ValueError("--prompt: expected no ranked where whole trajectories are kept (--keep=0), got ranked")
         if self.run.short_updates >= self.optimizer.updates:
             raise ValueError(
                 f"--short_updates: expected fewer than --updates {self.optimizer.updates}, got {self.run.short_updates}"

@@ -222,12 +222,13 @@ def train(plan: Plan, training: Training, out: Path) -> None:
                     metrics.log(done, {"train_loss": loss} | row | training.heldout_error())
                     if bar.disable:
                         print(f"update {done}/{updates}: loss {loss:.4f}", flush=True)
-                if done % run.save_every == 0 or done == updates or stopped:
+                plays = simulated and bool(run.eval_every) and done % run.eval_every == 0 and done < updates
+                if done % run.save_every == 0 or done == updates or stopped or plays:
                     checkpoints.save(training.state, training.meta)
                 if stopped:
                     print(f"\nStopped; update {done} is saved. Go on with: --resume --out {out}")
                     return
-                if simulated and run.eval_every and done % run.eval_every == 0 and done < updates:
+                if plays:
                     evaluate(out, training.state.weights, training.meta, done, **asked)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # all that was learned is saved
     signal.signal(signal.SIGINT, signal.default_int_handler)

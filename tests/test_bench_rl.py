@@ -157,7 +157,7 @@ def test_re_running_is_extrapolated_by_its_own_growth(tmp_path, monkeypatch):
 
     def interleave(thunks, repeats):
         seconds = {name: 1e-6 * size**1.5 if kind == "again" else 0.01 for name, (kind, size) in thunks.items()}
-        return {name: timing.Timing(value, value, (value,)) for name, value in seconds.items()}
+        return {name: timing.Timing(value, value) for name, value in seconds.items()}
 
     monkeypatch.setattr(timing, "interleave", interleave)
     for row in rollout.cache_against_context(settings(tmp_path)):

@@ -111,6 +111,9 @@ def test_released_data_may_be_named_as_such(tmp_path):
     add(tmp_path, "walker", "rnd", [1, 2, 3])
     assert load(tmp_path, "exorl/rnd").card.sha256 == load(tmp_path, "rnd").card.sha256
     assert catalog.episodes(WALKER, "exorl/rnd", tmp_path) == 3
+    (tmp_path / "walker" / "rnd" / "collect.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"rnd: holds episodes that were collected here, expected ExoRL's"):
+        load(tmp_path, "exorl/rnd")
     with pytest.raises(ValueError, match=r"--dataset: expected exorl/ and one of aps, .*, smm, got exorl/td3"):
         load(tmp_path, "exorl/td3")
     with pytest.raises(ValueError, match=r"expected the name of a folder, .* got '../rnd'"):

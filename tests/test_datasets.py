@@ -195,6 +195,22 @@ def test_good_sets_are_good_and_have_the_hash_of_their_load(tmp_path, data_dir, 
     assert "pieces of episodes whose end is not in the file, 4 steps: dropped" in out
 
 
+def test_what_is_not_all_there_is_not_called_good_without_a_word(data_dir, capsys):
+    """Training refuses both; a folder whose files cannot be read hides no other."""
+    folder = data_dir / "walker" / "td3"
+    (folder / "collect.json").write_text('{"episodes": 9, "env": "walker_run", "agent": "td3", "seed": 0}')
+    assert check(data_dir) and "collected in part, of 9 episodes" in capsys.readouterr().out
+    (folder / published.unzip.UNPACKING).touch()
+    lost = data_dir / "cheetah" / "rnd" / "buffer"
+    lost.mkdir(parents=True)
+    (lost / "episode_000000_4.npz").symlink_to(data_dir / "nowhere.npz")
+    assert not check(data_dir)
+    out = capsys.readouterr().out
+    assert f"{folder}: not all of its archive is unpacked" in out and f"No such file or directory: '{lost}" in out
+    assert line_of(["exorl/cheetah/rnd: "], out.splitlines()).endswith("1 bad")
+    assert line_of(["exorl/walker/td3: "], out.splitlines()).endswith("1 bad")
+
+
 def test_bad_files_are_named_one_a_line_and_the_others_are_checked_all_the_same(data_dir, capsys, monkeypatch):
     buffer = data_dir / "walker" / "td3" / "buffer"
     content = bytearray((buffer / "episode_000001_4.npz").read_bytes())

@@ -146,6 +146,12 @@ def test_the_sizes_stated_are_those_of_the_simulator(name):
     assert dmc.load_suite(size, np.random.RandomState(0)).action_spec().shape == (size.action_size,)
 
 
+@pytest.mark.parametrize("name", FIRST)
+def test_a_second_has_as_many_pictures_as_steps(name):
+    step = dmc.load_suite(envs.spec(name), np.random.RandomState(0)).control_timestep()
+    assert envs.make(name).metadata["render_fps"] * step == pytest.approx(1)
+
+
 def test_an_unknown_name_lists_the_known_ones():
     for ask in (envs.spec, envs.make, envs.reward_fn):
         with pytest.raises(ValueError, match=r"walker_fly.*expected one of: walker_stand.*quadruped_run"):

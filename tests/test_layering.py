@@ -1,4 +1,4 @@
-"""Imports point one way: data.trajectory <- {data, envs, agent} <- launch."""
+"""Imports point one way: data.trajectory, .scaling, .chain <- {data, agent}, and envs by itself, <- launch."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,6 @@
 import functools
+import os
+import signal
 from multiprocessing.reduction import ForkingPickler
 
 import gymnasium
@@ -130,6 +132,18 @@ def test_policies_are_told_the_numbers_of_their_chains():
 
     play_chains(Counting, make, processes=1, **SHARED)
     assert told == [0, 1, 2]
+
+
+class Interrupted(Remembering):
+    def act(self, observations):
+        os.kill(os.getpid(), signal.SIGINT)  # as a terminal does, to a program and all its processes
+        return super().act(observations)
+
+
+def test_ctrl_c_ends_no_process_that_plays():
+    """It is for the program that started it to say what happens."""
+    outcome = play_chains(Counting, Interrupted, processes=2, **SHARED)
+    np.testing.assert_array_equal(outcome.returns, 3 * (SEEDS + np.arange(4)))
 
 
 class Failing(Remembering):

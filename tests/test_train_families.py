@@ -81,6 +81,8 @@ def test_another_agent_and_numbers_that_cannot_be_are_refused(tmp_path):
         collect.collect("cartpole_position", "td3", 2, 0, tmp_path)
     with pytest.raises(ValueError, match="unknown agent 'commands'"):
         collect.collect("cartpole_swingup", "commands", 2, 0, tmp_path)
+    with pytest.raises(ValueError, match=r"dataset is '../a', expected the plain name of a folder"):
+        collect.collect("cartpole_position", "commands", 2, 0, tmp_path, "../a")
     with pytest.raises(ValueError, match="expected episodes from 1"):
         commands.collect(FAMILY, "commands", 0, 0, tmp_path)
 

@@ -297,6 +297,7 @@ def test_a_baseline_learns_from_a_file_of_d4rl_and_plays_episodes_that_end_early
     d4rl.write(tmp_path / "hopper_medium-v2.hdf5", episodes)
     out = tmp_path / "run"
     sizes = ("--width=8", "--rows=4", "--updates=6", "--trajs=3", "--chains=2", "--crop=4", "--log_every=2")
+    sizes += ("--prompt=own,none,ranked",)  # of which a method without a context plays one
     data = ("--env=hopper-medium-v2", f"--data_dir={tmp_path}", f"--out={out}")
     done = run("train_offline", *data, "--method=rvs", "--preset=baseline", *sizes)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
 """Benchmarks, one module each: what `python -m launch.bench NAME` runs.
 
-A bench has NAME, HELP (one line) and `run(settings) -> rows`; a row is a line of a table, with plain JSON values. Rows
+A bench has HELP (one line) and `run(settings) -> rows`; a row is a line of a table, with plain JSON values. Rows
 that have a `table` stand under that heading. PLOT, where a bench has it, says what its plot shows.
 """
 

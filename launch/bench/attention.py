@@ -15,7 +15,6 @@ from launch.bench.layer import Builders, Contender, Shape
 if TYPE_CHECKING:
     from jax import Array
 
-NAME = "attention"
 HELP = "attention alone, forward and backward, as a share of a plain product; model flops utilisation on accelerators"
 PLOT = Plot(bars=("system", "pass"), values=("of GEMM",))
 

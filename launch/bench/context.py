@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 from launch.bench import Plot, Row, Settings
 from launch.bench.papers import MODELS, TABLE, VOCABULARY, Gpt, Hardware
 
-NAME = "context"
 HELP = "longest context of GPT 1B to 70B on 1, 8, 32 and 64 devices, ours beside the published"
 PLOT = Plot(bars=("model",), values=("x memory-efficient",))
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from data.trajectory import Trajectory
     from launch.plan import Plan
 
-NAME = "data"
 HELP = "batches per second against the updates that training makes of them"
 PLOT = Plot(bars=("batches",), values=("x training",))
 

@@ -27,7 +27,6 @@ from launch.workers import cores
 if TYPE_CHECKING:
     from data.chain import ChainRules
 
-NAME = "fullsize"
 HELP = "a data set of 10,000 episodes: first load with relabelling, every later load, memory, batches of 32 whole ones"
 PLOT = Plot(bars=("what",), values=("steps/s",))
 

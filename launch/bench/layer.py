@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from agent.stack import Form
     from data.trajectory import Batch
 
-NAME = "layer"
 HELP = "seconds of loss and gradient: ours, torch with and without checkpoint, and BPT as published"
 PLOT = Plot(bars=("system",), values=("tokens/s",))
 

@@ -21,7 +21,6 @@ from launch.bench import Plot, Row, Settings
 if TYPE_CHECKING:
     from agent.language import LanguageWeights
 
-NAME = "lm"
 HELP = "a small language model, trained with vanilla, memory-efficient and Blockwise Parallel layers"
 PLOT = Plot(bars=("system", "context"), values=("tokens/s", "memory MiB"))
 

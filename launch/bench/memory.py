@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from launch.bench import Plot, Row, Settings, layer, peers
 from launch.bench.layer import Shape
 
-NAME = "memory"
 HELP = "temporary memory of loss and gradient, the real rise of a process, and the longest context that fits"
 PLOT = Plot(bars=("system",), values=("temp sD", "rise sD", "16 GiB"))
 

@@ -21,7 +21,7 @@ import envs
 from launch.bench import Plot, Row, Settings, timing
 from launch.bench.data import ENV, preset
 from launch.evaluate import policy_of
-from launch.workers import cores
+from launch.workers import count
 
 if TYPE_CHECKING:
     from agent.config import ModelConfig
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from data.trajectory import Batch
     from envs.rollout import Policy
 
-NAME = "rollout"
 HELP = "environment steps per second end to end, their parts, and the cache against re-running the context"
 PLOT = Plot(bars=("protocol", "part", "context"), values=("steps/s", "ms", "times faster"))
 
@@ -70,7 +69,7 @@ def end_to_end(settings: Settings) -> list[Row]:
     from envs import rollout
 
     chains, (short, long), rounds = (2, (1, 2), 1) if settings.quick else (8, (2, 6), min(settings.repeats, 3))
-    processes = cores()
+    processes = count()
 
     def play(make_policy: MakePolicy, context: bool, episodes: int) -> None:
         rollout.play(

@@ -14,7 +14,6 @@ class Timing(NamedTuple):
 
     median: float
     minimum: float
-    all: tuple[float, ...]
 
 
 def interleave(
@@ -43,7 +42,7 @@ def interleave(
                 thunks[name]()
                 seconds[name].append(clock() - start)
                 bar.update()
-    return {name: Timing(median(all_), min(all_), tuple(all_)) for name, all_ in seconds.items()}
+    return {name: Timing(median(all_), min(all_)) for name, all_ in seconds.items()}
 
 
 def gemm(quick: bool) -> tuple[Thunk, float]:

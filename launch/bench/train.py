@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from agent.config import ModelConfig
     from data.trajectory import Batch
 
-NAME = "train"
 HELP = "updates per second of the real training step, for three systems and three ways to save memory"
 PLOT = Plot(bars=("system",), values=("tokens/s",))
 
