@@ -154,8 +154,7 @@ def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, np.nd
     workers = [
         context.Process(target=_work, args=(messages, number, job), daemon=True) for number, job in enumerate(jobs)
     ]
-    for worker in workers:
-        worker.start()
+    _start(workers)
     try:
         left = sum(len(job[3][0]) for job in jobs)
         while left:
@@ -176,6 +175,20 @@ def _in_processes(jobs: list[Job]) -> Iterator[tuple[int, int, np.ndarray, np.nd
             worker.join()
 
 
+def _start(workers: Sequence[Any]) -> None:
+    """Start processes that Ctrl-C does not end: a terminal sends it to all, and what is to be done the parent knows."""
+    if not hasattr(signal, "pthread_sigmask"):
+        before = None
+    else:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which a process inherits
+    try:
+        for worker in workers:
+            worker.start()
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_with_parent() -> None:
     """End this process when the one that started it is gone: `kill -9` of a parent ends none of its children."""
 
@@ -187,7 +200,6 @@ def end_with_parent() -> None:
 
 
 def _work(messages: Any, number: int, job: Job) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; what is to be done the parent knows
     end_with_parent()
     if hasattr(os, "sched_setaffinity"):  # one core each, or the thread pools of XLA get in one another's way
         cores = sorted(os.sched_getaffinity(0))
