@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from data import d4rl, exorl, minari, unzip
-from data.episode import Loaded
+from data.episode import Loaded, fitting
 from data.exorl_cache import RewardFn
 from data.trajectory import Trajectory
 
@@ -113,10 +113,14 @@ def is_reward_free(dataset: str) -> bool:
 
 
 def episodes(env: Environment, dataset: str, data_dir: Path, max_steps: int = 0) -> int:
-    """How many episodes `load` would take, of a Minari set how many it holds; 0 where it is absent."""
+    """How many episodes `load` would take, of a Minari set about as many; 0 where it is absent."""
     if dataset.startswith("minari/"):
         id = dataset.removeprefix("minari/")
-        return minari.info(id).episodes if minari.find(id) else 0
+        if not minari.find(id):
+            return 0
+        found = minari.info(id)
+        share = max_steps / found.steps if max_steps and found.steps else 1.0
+        return min(found.episodes, int(share * found.episodes))
     if dataset == "d4rl":
         path = d4rl.find(env.name, data_dir)
         return len(_first(_d4rl(env, path).trajectories, max_steps)) if path else 0
@@ -208,22 +212,28 @@ def load(
     return Dataset(trajectories, card)
 
 
-def unfinished(path: Path) -> dict[str, Any]:
-    """What `launch.collect` wrote beside a data set that it was stopped at; empty where it holds all it was to hold."""
+def origin(path: Path) -> dict[str, Any]:
+    """What `launch.collect` wrote beside a data set; empty of other data, and of what cannot be read."""
     try:
-        origin = json.loads((path / ORIGIN).read_text())
-        return origin if len(exorl.episode_files(path / "buffer")) < origin["episodes"] else {}
+        found = json.loads((path / ORIGIN).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def unfinished(path: Path) -> dict[str, Any]:
+    """`origin` of a data set that `launch.collect` was stopped at; empty where it holds all it was to hold."""
+    found = origin(path)
+    try:
+        return found if len(exorl.episode_files(path / "buffer")) < found["episodes"] else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def recorded_versions(path: Path) -> dict[str, str]:
     """The versions of the simulator that `launch.collect` wrote beside what it collected; none of other data."""
-    try:
-        found = json.loads((path / ORIGIN).read_text())["versions"]
-        return {str(name): str(version) for name, version in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    found = origin(path).get("versions")
+    return {str(name): str(version) for name, version in found.items()} if isinstance(found, dict) else {}
 
 
 def differences(made_with: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -281,15 +291,8 @@ def _minari(env: Environment, id: str, reward_fn: RewardFn | None) -> tuple[Path
 
 
 def _first(trajectories: list[Trajectory], max_steps: int) -> list[Trajectory]:
-    """The first that together have no more than `max_steps` steps. Raises ValueError when not one has so few."""
-    if not max_steps:
-        return trajectories
-    ends = np.cumsum([len(trajectory.rewards) for trajectory in trajectories])
-    if ends[0] > max_steps:
-        raise ValueError(
-            f"--max_steps: expected at least {ends[0]:,}, the steps of the first episode, got {max_steps:,}"
-        )
-    return trajectories[: int(np.searchsorted(ends, max_steps, side="right"))]
+    """The first that together have no more than `max_steps` steps; all for 0."""
+    return trajectories[: fitting([len(trajectory.rewards) for trajectory in trajectories], max_steps)]
 
 
 def _requirements(lines: tuple[str, ...]) -> dict[str, str]:

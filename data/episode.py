@@ -1,5 +1,6 @@
 """One episode as files hold it: what ExoRL, D4RL and Minari have in common, and the checks that all of them pass."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,18 @@ class Loaded(NamedTuple):
     """Of the content, not of the files."""
     notes: list[str]
     """What a person should know of it: what was dropped, clipped or computed again."""
+
+
+def fitting(lengths: Sequence[int], max_steps: int) -> int:
+    """How many of the first episodes of these lengths together have no more than `max_steps` steps; all for 0.
+
+    Raises ValueError when not one has so few.
+    """
+    if max_steps and len(lengths) and lengths[0] > max_steps:
+        raise ValueError(
+            f"--max_steps: expected at least {lengths[0]:,}, the steps of the first episode, got {max_steps:,}"
+        )
+    return int(np.searchsorted(np.cumsum(lengths), max_steps, side="right")) if max_steps else len(lengths)
 
 
 def check(where: str, episode: Episode, *, name: str = "", observation_size: int = 0, action_size: int = 0) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import exorl_cache, npz
-from data.episode import ROUNDING, Episode, Loaded, check
+from data.episode import ROUNDING, Episode, Loaded, check, fitting
 from data.exorl_cache import RewardFn
 
 DTYPES: dict[str, np.dtype] = {
@@ -265,13 +265,7 @@ def _check_values(path: Path, key: str, values: np.ndarray) -> None:
 
 def first(files: list[Path], max_steps: int) -> list[Path]:
     """The first files that together have at most so many steps; all for 0."""
-    if max_steps == 0 or not files:
-        return files
-    count = int(np.searchsorted(np.cumsum([*map(_steps, files)]), max_steps, side="right"))
-    if count == 0:
-        least = _steps(files[0])
-        raise ValueError(f"--max_steps: expected at least {least:,}, the steps of the first episode, got {max_steps:,}")
-    return files[:count]
+    return files[: fitting([*map(_steps, files)], max_steps)]
 
 
 def _steps(path: Path) -> int:

@@ -8,7 +8,6 @@ convert   from one format into another: exorl/walker/td3 into minari/walker/td3-
 Names are exorl/<domain>/<folder> under --data_dir, d4rl/<id> (or the id alone) and minari/<id>.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -260,10 +259,7 @@ def _folders(data_dir: Path) -> list[str]:
 
 def _collected_in(folder: Path) -> str:
     """The environment that launch.collect wrote down; empty where it did not."""
-    try:
-        return str(json.loads((folder / catalog.ORIGIN).read_text())["env"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    return str(catalog.origin(folder).get("env", ""))
 
 
 def _braces(words: Sequence[str]) -> str:
