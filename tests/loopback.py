@@ -50,9 +50,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         if server.etag:
             self.send_header("ETag", server.etag)
-        self.end_headers()
         body = body[: server.cuts.pop(0)] if server.cuts else body
         server.requests.append(Request(asked, len(body), self.headers["If-Range"]))
+        self.end_headers()  # sends them: whoever asks again on seeing them is written down behind this request
         self.wfile.write(body)
 
 
