@@ -120,7 +120,7 @@ def episodes(env: Environment, dataset: str, data_dir: Path, max_steps: int = 0)
             return 0
         found = minari.info(id)
         share = max_steps / found.steps if max_steps and found.steps else 1.0
-        return min(found.episodes, int(share * found.episodes))
+        return min(found.episodes, max(1, int(share * found.episodes)))
     if dataset == "d4rl":
         path = d4rl.find(env.name, data_dir)
         return len(_first(_d4rl(env, path).trajectories, max_steps)) if path else 0

@@ -48,10 +48,12 @@ def report(out: Path, trajs: Sequence[int] | None = None) -> str:
         ValueError: a file does not hold what it should, or no chain has so many trajectories.
     """
     config, dataset = run_page.read_object(out / "config.json"), run_page.read_object(out / "dataset.json")
-    if family := find_family(config.get("env", "")):
+    family = find_family(config.get("env", ""))
+    played = out / ("tasks.jsonl" if family else "results.jsonl")
+    if not played.is_file():
+        raise FileNotFoundError(f"{played} is missing: train or evaluate into {out} first")
+    if family:
         return family_report.report(out, family)
-    if not (out / "results.jsonl").is_file():
-        raise FileNotFoundError(f"{out / 'results.jsonl'} is missing: train or evaluate into {out} first")
     data = np.array(dataset.get("returns", []))
     if data.ndim != 1 or not data.size or data.dtype.kind not in "if" or not np.isfinite(data).all():
         raise ValueError(f"{out / 'dataset.json'}: returns: expected a list of finite numbers, got {data}")

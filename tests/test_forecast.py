@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import pytest
 
 import envs
@@ -118,3 +119,15 @@ def test_what_the_largest_context_takes_is_what_the_compiler_says_of_it():
     trajs = forecast.largest(of, WALKER, parts, 2**30, slope)
     longest = of._replace(model=replace(of.model, trajs=trajs))
     assert aot.account(aot.compile_step(forecast.job(longest, WALKER))).total == pytest.approx(2**30, rel=0.1)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an accelerator says itself what it has")
+def test_files_in_the_cache_of_a_container_are_free_memory(tmp_path, monkeypatch):
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    for name, text in (("max", "1000"), ("current", "900"), ("stat", "anon 500\ninactive_file 300\n")):
+        (group / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(forecast, "Path", lambda path: tmp_path / path.lstrip("/"))
+    assert forecast.available() == 400
+    (group / "memory.max").write_text("max\n")
+    assert forecast.available() == 2**63

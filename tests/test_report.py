@@ -244,6 +244,10 @@ def test_a_report_says_what_is_missing_or_wrong(tmp_path):
     write_atomically(tmp_path / "config.json", "{}")
     with pytest.raises(FileNotFoundError, match=r"results.jsonl is missing: train or evaluate"):
         report(tmp_path)
+    write_atomically(tmp_path / "config.json", '{"env": "walker_speed"}')
+    with pytest.raises(FileNotFoundError, match=r"tasks.jsonl is missing: train or evaluate"):
+        report(tmp_path)
+    write_atomically(tmp_path / "config.json", "{}")
     append_rows(tmp_path / "results.jsonl", rows_of([[300.0]]))
     with pytest.raises(ValueError, match=r"dataset.json: returns: expected a list of finite numbers"):
         report(tmp_path)
